@@ -1,0 +1,118 @@
+//! The configuration file: one YAML document, one file per section here.
+//!
+//! Read in four steps, each of which names the place of what is wrong: YAML to a tree, `${ENV}` and
+//! `file:` references resolved in the tree, the tree into types (unknown keys refused), and the types
+//! checked against each other. Without a file the defaults apply, with the built-in demo experts.
+
+mod admin;
+mod data;
+mod load;
+mod router;
+mod store;
+mod telemetry;
+
+pub use admin::AdminConfig;
+pub use data::DataConfig;
+pub use load::{ConfigError, load, parse};
+pub use router::RouterConfig;
+pub use store::StoreConfig;
+pub use telemetry::{LogFormat, TelemetryConfig};
+
+use experts::ExpertSpec;
+use routing::{ExpertId, PolicyConfig};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::problem::Problem;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The listener for chat traffic.
+    pub data: DataConfig,
+    /// The listener for the admin API, metrics and probes.
+    pub admin: AdminConfig,
+    /// The router model and its encoder.
+    pub router: RouterConfig,
+    /// Where registered experts and other run-time changes are kept.
+    pub store: StoreConfig,
+    /// Logs and the decision log.
+    pub telemetry: TelemetryConfig,
+    /// The experts. Those of the file are read-only in the admin API, which can add others.
+    pub experts: Vec<ExpertSpec>,
+    /// The public virtual models. `auto` is the one used when a request names none.
+    pub routes: Vec<RouteSpec>,
+}
+
+/// A public virtual model name bound to a policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSpec {
+    /// The name that clients send as `model`.
+    pub id: ExpertId,
+    /// What the route is for; shown by `/v1/models` tooling and the admin API.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// How a request is mapped to an expert.
+    pub policy: PolicyConfig,
+    /// Who answers when the router is late or broken, or when no candidate of the plan answered. Without
+    /// it such a request fails with 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<ExpertId>,
+    /// Longest time for a whole request, in milliseconds; the expert's own limit applies as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl RouteSpec {
+    /// Checks the route by itself; whether its experts exist is the catalogue's to say.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Err(error) = self.policy.build() {
+            problems.push(Problem::at(format!("policy.{}", error.field), error.problem));
+        }
+        if self.timeout_ms == Some(0) {
+            problems.push(Problem::at("timeout_ms", "must be above 0; leave it out for no limit of its own"));
+        }
+        problems
+    }
+}
+
+impl Config {
+    /// The settings that serve when there is no file: loopback listeners, the default bundle and demo
+    /// experts that say what they are.
+    pub fn demo() -> Self {
+        load::parse(include_str!("config/demo.yaml"), &|_| None).unwrap_or_default()
+    }
+
+    /// What can be checked without the router bundle and the store.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = Vec::new();
+        problems.extend(self.data.problems().into_iter().map(|p| p.below("data")));
+        problems.extend(self.admin.problems().into_iter().map(|p| p.below("admin")));
+        problems.extend(self.router.problems().into_iter().map(|p| p.below("router")));
+        if self.data.listen == self.admin.listen && self.data.listen.port() != 0 {
+            problems.push(Problem::at("admin.listen", "is the same address as data.listen; give it another port"));
+        }
+        for (i, expert) in self.experts.iter().enumerate() {
+            let own = expert.validate().into_iter().map(|p| Problem::at(p.path, p.message));
+            problems.extend(own.map(|p| p.below(&format!("experts[{i}]"))));
+            if let Some(first) = self.experts[..i].iter().position(|e| e.id == expert.id) {
+                let message = format!("expert `{}` is already defined at experts[{first}]", expert.id);
+                problems.push(Problem::at(format!("experts[{i}].id"), message));
+            }
+        }
+        for (i, route) in self.routes.iter().enumerate() {
+            problems.extend(route.problems().into_iter().map(|p| p.below(&format!("routes[{i}]"))));
+            if let Some(first) = self.routes[..i].iter().position(|r| r.id == route.id) {
+                let message = format!("route `{}` is already defined at routes[{first}]", route.id);
+                problems.push(Problem::at(format!("routes[{i}].id"), message));
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests;

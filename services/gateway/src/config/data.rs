@@ -1,0 +1,71 @@
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::problem::Problem;
+
+/// The listener for chat traffic and what it accepts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Address and port. Port 0 picks a free one.
+    #[schema(value_type = String)]
+    pub listen: SocketAddr,
+    /// Allows an address that other machines can reach although no API key protects it. Leave it off
+    /// unless a proxy in front checks who may call.
+    pub open_to_network: bool,
+    /// Longest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Longest request head (request line and headers together), in bytes.
+    pub max_header_bytes: usize,
+    /// Deepest nesting of arrays and objects in a request body.
+    pub max_json_depth: usize,
+    /// Requests in progress, streams included; one more is answered 503 at once.
+    pub max_in_flight: usize,
+    /// How long open requests may go on after a stop signal, in milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            open_to_network: false,
+            max_body_bytes: 16 << 20,
+            max_header_bytes: 32 << 10,
+            max_json_depth: 64,
+            max_in_flight: 10_000,
+            drain_ms: 30_000,
+        }
+    }
+}
+
+impl DataConfig {
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if !self.listen.ip().is_loopback() && !self.open_to_network {
+            problems.push(Problem::at(
+                "listen",
+                format!(
+                    "{} can be reached from other machines and nothing checks who calls; listen on 127.0.0.1, \
+                     or set open_to_network: true if a proxy in front does the checking",
+                    self.listen
+                ),
+            ));
+        }
+        if self.max_body_bytes < 1024 {
+            problems.push(Problem::at("max_body_bytes", "must be at least 1024"));
+        }
+        if self.max_header_bytes < 8192 {
+            problems.push(Problem::at("max_header_bytes", "must be at least 8192"));
+        }
+        if !(4..=512).contains(&self.max_json_depth) {
+            problems.push(Problem::at("max_json_depth", "must lie in 4..=512"));
+        }
+        if self.max_in_flight == 0 {
+            problems.push(Problem::at("max_in_flight", "must be above 0"));
+        }
+        problems
+    }
+}

@@ -1,0 +1,161 @@
+//! From the file's text to a [`Config`].
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::Config;
+use crate::problem::{Problem, from_value};
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The text is not YAML.
+    #[error("not valid YAML: {0}")]
+    Yaml(String),
+    /// The values are not usable.
+    #[error("{}", list(.0))]
+    Invalid(Vec<Problem>),
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Looks up an environment variable; a parameter, so that tests need not change the process's own.
+pub type Env<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// [`ConfigError`] naming the place of everything that is wrong.
+pub fn load(path: &Path, env: &Env<'_>) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&text, env)
+}
+
+/// Reads and checks a configuration's text.
+///
+/// # Errors
+/// [`ConfigError`] naming the place of everything that is wrong.
+pub fn parse(text: &str, env: &Env<'_>) -> Result<Config, ConfigError> {
+    let tree: Value = if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
+        Value::Object(serde_json::Map::new())
+    } else {
+        serde_saphyr::from_str(text).map_err(|e| ConfigError::Yaml(e.to_string()))?
+    };
+    let mut problems = Vec::new();
+    let tree = resolve(tree, "", env, &mut problems);
+    if !problems.is_empty() {
+        return Err(ConfigError::Invalid(problems));
+    }
+    let config: Config = from_value(tree).map_err(|p| ConfigError::Invalid(vec![p]))?;
+    let problems = config.problems();
+    if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
+}
+
+/// Replaces references in every string of the tree.
+fn resolve(value: Value, path: &str, env: &Env<'_>, problems: &mut Vec<Problem>) -> Value {
+    match value {
+        Value::String(text) => match expand(&text, env) {
+            Err(message) => {
+                problems.push(Problem::at(path, message));
+                Value::String(text)
+            }
+            Ok(expanded) if is_secret(path) => match secret_file(&expanded) {
+                Ok(secret) => Value::String(secret),
+                Err(message) => {
+                    problems.push(Problem::at(path, message));
+                    Value::String(text)
+                }
+            },
+            // A value that is one reference and nothing else may stand for a number or a truth value.
+            Ok(expanded) if expanded != text && text.starts_with("${") && text.ends_with('}') => {
+                scalar(expanded)
+            }
+            Ok(expanded) => Value::String(expanded),
+        },
+        Value::Array(items) => {
+            let item = |(i, v)| resolve(v, &format!("{path}[{i}]"), env, problems);
+            Value::Array(items.into_iter().enumerate().map(item).collect())
+        }
+        Value::Object(fields) => {
+            let mut out = serde_json::Map::new();
+            for (key, v) in fields {
+                let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let v = resolve(v, &at, env, problems);
+                // A secret whose variable is set to nothing is a secret that was not given.
+                if is_secret(&at) && v.as_str() == Some("") {
+                    continue;
+                }
+                out.insert(key, v);
+            }
+            Value::Object(out)
+        }
+        other => other,
+    }
+}
+
+fn is_secret(path: &str) -> bool {
+    path == "admin.token" || path.ends_with(".api_key")
+}
+
+/// A secret given as `file:PATH` is the file's first line.
+fn secret_file(value: &str) -> Result<String, String> {
+    let Some(path) = value.strip_prefix("file:") else { return Ok(value.to_owned()) };
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read the secret file {path}: {e}"))?;
+    match text.lines().next().map(str::trim) {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(format!("the secret file {path} is empty")),
+    }
+}
+
+/// Replaces `${NAME}` and `${NAME:-default}`; `$${` stands for a literal `${`.
+fn expand(text: &str, env: &Env<'_>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if rest[..at].ends_with('$') {
+            out.push_str(&rest[..at - 1]);
+            out.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        out.push_str(&rest[..at]);
+        let inner = &rest[at + 2..];
+        let end = inner.find('}').ok_or_else(|| format!("`{text}` opens `${{` and does not close it"))?;
+        let (name, default) = match inner[..end].split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (&inner[..end], None),
+        };
+        let set = env(name).filter(|v| !v.is_empty() || default.is_none());
+        match set.or_else(|| default.map(str::to_owned)) {
+            Some(value) => out.push_str(&value),
+            None => {
+                return Err(format!(
+                    "the environment variable {name} is not set; set it, or write ${{{name}:-DEFAULT}}"
+                ));
+            }
+        }
+        rest = &inner[end + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Reads a resolved reference as YAML would have read the value in its place.
+fn scalar(text: String) -> Value {
+    match serde_saphyr::from_str::<Value>(&text) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
+        _ => Value::String(text),
+    }
+}

@@ -1,0 +1,49 @@
+use std::path::PathBuf;
+
+use encoder::EncoderConfig;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::problem::Problem;
+
+/// The router model and how it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouterConfig {
+    /// The bundle. A plain name is looked up as `router-models/NAME` in the working directory, beside the
+    /// executable and in `/usr/share/guildhall`; anything with a slash is a path.
+    pub bundle: String,
+    /// The ONNX Runtime library. Without it: `ORT_DYLIB_PATH`, `.guildhall/onnxruntime`, an installed
+    /// Python wheel, the system's library paths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub onnxruntime: Option<PathBuf>,
+    /// How long a request waits for the router, in milliseconds; past it the route's default expert answers.
+    pub deadline_ms: u64,
+    /// Batching, threads, cache and the execution provider.
+    pub encoder: EncoderConfig,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            bundle: "default".into(),
+            onnxruntime: None,
+            deadline_ms: 2_000,
+            encoder: EncoderConfig::default(),
+        }
+    }
+}
+
+impl RouterConfig {
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.bundle.is_empty() {
+            problems.push(Problem::at("bundle", "must name a bundle; `default` is the one that is shipped"));
+        }
+        if self.deadline_ms == 0 {
+            problems.push(Problem::at("deadline_ms", "must be above 0"));
+        }
+        problems
+    }
+}

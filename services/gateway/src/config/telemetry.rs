@@ -1,0 +1,31 @@
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Logs and the decision log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// What is logged, as `tracing` directives: `info`, `warn,gateway=debug`.
+    pub log: String,
+    /// How it is written.
+    pub format: LogFormat,
+    /// How many recent decisions the admin API can show. Prompts are never kept.
+    pub decisions: usize,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { log: "info".into(), format: LogFormat::Text, decisions: 1_000 }
+    }
+}

@@ -1,0 +1,92 @@
+use super::*;
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "PORT" => Some("9".into()),
+        "KEY" => Some("sk-secret-of-the-test".into()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    }
+}
+
+fn problems(text: &str) -> String {
+    parse(text, &env).expect_err("the text has a mistake").to_string()
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    for text in ["", "# only a comment\n", "data: {}\n"] {
+        let config = parse(text, &env).unwrap();
+        assert_eq!(config.data, DataConfig::default());
+        assert_eq!(config.telemetry.decisions, 1_000);
+    }
+}
+
+#[test]
+fn the_demo_configuration_is_valid_and_has_the_default_route() {
+    let demo = Config::demo();
+    assert!(demo.routes.iter().any(|r| r.id.as_str() == "auto"));
+    assert!(demo.experts.len() >= 3);
+    assert_eq!(demo.problems(), []);
+}
+
+#[test]
+fn a_misspelt_key_is_refused_with_the_nearest_known_one() {
+    let text = problems("data:\n  listne: 127.0.0.1:1\n");
+    assert!(text.starts_with("data.listne: unknown field `listne`"), "{text}");
+    assert!(text.ends_with("did you mean `listen`?"), "{text}");
+}
+
+#[test]
+fn references_are_resolved_in_place_and_keep_their_type() {
+    let config = parse("data:\n  max_in_flight: ${PORT}\n  listen: 127.0.0.1:${PORT}\n", &env).unwrap();
+    assert_eq!((config.data.max_in_flight, config.data.listen.port()), (9, 9));
+    let config = parse("telemetry: {log: '${NONE:-warn}'}", &env).unwrap();
+    assert_eq!(config.telemetry.log, "warn");
+    let config = parse("telemetry: {log: '$${literal}'}", &env).unwrap();
+    assert_eq!(config.telemetry.log, "${literal}");
+}
+
+#[test]
+fn an_unset_variable_is_named_with_its_place() {
+    let text = problems("admin:\n  token: ${NONE}\n");
+    assert!(text.starts_with("admin.token: the environment variable NONE is not set"), "{text}");
+    assert!(problems("admin:\n  token: ${NONE\n").contains("does not close"));
+}
+
+#[test]
+fn secrets_come_from_variables_and_files_and_are_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "a-token-long-enough\n").unwrap();
+    let config = parse(&format!("admin: {{token: 'file:{}'}}", file.display()), &env).unwrap();
+    assert_eq!(config.admin.token.as_ref().unwrap().expose(), "a-token-long-enough");
+    let config = parse("admin: {token: '${KEY}'}", &env).unwrap();
+    assert!(!serde_json::to_string(&config).unwrap().contains("sk-secret"));
+    assert!(!format!("{config:?}").contains("sk-secret"));
+    assert!(parse("admin: {token: '${EMPTY}'}", &env).unwrap().admin.token.is_none());
+    let text = problems("admin: {token: 'file:/does/not/exist'}");
+    assert!(text.starts_with("admin.token: cannot read the secret file /does/not/exist"), "{text}");
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = problems(
+        "data: {listen: '0.0.0.0:80', max_json_depth: 1}
+experts:
+  - {id: a, backend: {kind: constant, text: hi}}
+  - {id: a, backend: {kind: constant, text: hi}}
+routes:
+  - {id: auto, policy: {kind: static, order: []}}
+",
+    );
+    for place in ["data.listen", "data.max_json_depth", "experts[1].id", "routes[0].policy.order"] {
+        assert!(text.contains(place), "{place} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn yaml_errors_have_a_line() {
+    let text = problems("data:\n  listen: [\n");
+    assert!(text.contains("line"), "{text}");
+}
