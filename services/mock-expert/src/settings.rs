@@ -1,0 +1,62 @@
+//! How a mock expert behaves when nothing is scripted.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::latency::Latency;
+use crate::script::Step;
+
+/// Everything that can be set at start; the configuration file has the same keys (JSON).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The models that `/v1/models` lists. Any other name is answered too, unless `strict` is set.
+    pub models: Vec<String>,
+    /// Whether a request for a model that is not listed gets a 404.
+    pub strict: bool,
+    /// Time from the end of the request to the head of the answer.
+    pub latency: Latency,
+    /// Time from the head of a streamed answer to its first token.
+    pub ttft: Latency,
+    /// Time between two tokens of a streamed answer.
+    pub gap: Latency,
+    /// Length of an answer in tokens; when absent, whatever the text has. A request's own limit wins.
+    pub tokens: Option<usize>,
+    /// Whether every streamed token carries the time it was made (`@@NANOSECONDS@`, since the Unix epoch),
+    /// for clients on the same machine that measure how long a chunk was under way.
+    pub stamp: bool,
+    /// Length of an embedding when the request names none.
+    pub dimensions: usize,
+    /// Stands for every random choice.
+    pub seed: u64,
+    /// How many of the last requests `/__stats` shows with headers and body.
+    pub record: usize,
+    /// The faults, first match first.
+    pub script: Vec<Step>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            models: vec!["mock".to_owned()],
+            strict: false,
+            latency: Latency::ZERO,
+            ttft: Latency::ZERO,
+            gap: Latency::ZERO,
+            tokens: None,
+            stamp: false,
+            dimensions: 64,
+            seed: 0,
+            record: 64,
+            script: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// The gap that makes a stream run at `rate` tokens a second; none for a rate that is not above zero.
+    pub fn gap_for_rate(rate: f64) -> Latency {
+        if rate > 0.0 { Latency::Fixed(Duration::from_secs_f64(1.0 / rate)) } else { Latency::ZERO }
+    }
+}
