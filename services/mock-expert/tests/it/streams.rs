@@ -92,7 +92,7 @@ async fn a_stream_keeps_its_pace() {
 
 #[tokio::test]
 async fn a_client_that_leaves_is_counted() {
-    let settings = Settings { gap: Latency::Fixed(Duration::from_secs(60)), ..Settings::default() };
+    let settings = Settings { gap: Latency::Fixed(Duration::from_mins(1)), ..Settings::default() };
     let mock = Mock::start(settings).await.unwrap();
     let body = question(json!({})).to_string();
     let mut stream = send(&mock, "POST", "/v1/chat/completions", "", &body).await;
