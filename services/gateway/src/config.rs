@@ -14,7 +14,7 @@ mod telemetry;
 pub use admin::AdminConfig;
 pub use data::DataConfig;
 pub use load::{ConfigError, load, parse};
-pub use router::RouterConfig;
+pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
 

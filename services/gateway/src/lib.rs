@@ -1,7 +1,20 @@
 //! Guildhall's gateway: edge, pipeline, admin API, configuration, telemetry, wiring and command line.
 //!
 //! Follow one request: [`http`] accepts it, [`pipeline`] carries it through its phases, [`catalog`] says
-//! what there is, [`decision`] keeps the record.
+//! what there is to route to, [`decision`] keeps the record. [`app`] wires it all together.
 
+pub mod admin;
+pub mod app;
+pub mod catalog;
+pub mod cli;
 pub mod config;
+pub mod decision;
+pub mod error;
+pub mod http;
+mod ids;
+mod lifecycle;
+mod metrics;
+pub mod pipeline;
 pub mod problem;
+mod session;
+mod telemetry;

@@ -1,2 +1,7 @@
-//! Entry point.
-fn main() {}
+//! The binary `guildhall`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gateway::cli::run()
+}

@@ -10,6 +10,8 @@ use crate::problem::Problem;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterConfig {
+    /// When the router model is loaded.
+    pub load: RouterLoad,
     /// The bundle. A plain name is looked up as `router-models/NAME` in the working directory, beside the
     /// executable and in `/usr/share/guildhall`; anything with a slash is a path.
     pub bundle: String,
@@ -24,9 +26,23 @@ pub struct RouterConfig {
     pub encoder: EncoderConfig,
 }
 
+/// When the router model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouterLoad {
+    /// When a route's policy looks at prompts.
+    #[default]
+    WhenNeeded,
+    /// Always; `/v1/embeddings` can then be served and such routes can be added at run time.
+    Always,
+    /// Never; a route whose policy looks at prompts is then a mistake.
+    Never,
+}
+
 impl Default for RouterConfig {
     fn default() -> Self {
         Self {
+            load: RouterLoad::WhenNeeded,
             bundle: "default".into(),
             onnxruntime: None,
             deadline_ms: 2_000,

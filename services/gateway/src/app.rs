@@ -1,0 +1,203 @@
+//! The composition root: the only place that makes clients, models and stores, and gives them to each other.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use encoder::{Bundle, Encoder};
+use experts::Registry;
+use prometheus_client::registry::Registry as MetricsRegistry;
+use stores::{Change, EmbeddedStore, Kind, Write};
+use tokio::sync::Semaphore;
+
+use crate::admin::token::{AdminToken, TokenHash};
+use crate::catalog::{Catalog, Category, ChangeError};
+use crate::config::{Config, RouterConfig, RouterLoad};
+use crate::decision::DecisionLog;
+use crate::ids::Ids;
+use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
+use crate::session::Sessions;
+
+/// Conversations whose expert is remembered.
+const SESSIONS: usize = 16_384;
+
+/// Why the gateway cannot start. The first two are the operator's to mend in the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration's parts do not fit together.
+    #[error("the configuration cannot be used:\n{0}")]
+    Config(ChangeError),
+    /// The router model cannot be used.
+    #[error("the router model cannot be loaded: {0}")]
+    Router(String),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] stores::StoreError),
+    /// Something that should not fail did.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A gateway that is ready to serve.
+pub struct App {
+    /// The data plane.
+    pub pipeline: Arc<Pipeline>,
+    /// What it was configured with.
+    pub config: Config,
+    /// All metrics.
+    pub metrics: Arc<MetricsRegistry>,
+    /// The admin API's token.
+    pub token: TokenHash,
+    /// A token that was made at this start, to be shown once.
+    pub new_token: Option<AdminToken>,
+    /// Whether new requests are welcome; false while draining.
+    pub ready: Arc<Ready>,
+}
+
+/// Whether the gateway wants traffic.
+#[derive(Debug, Default)]
+pub struct Ready(AtomicBool);
+
+impl Ready {
+    /// Sets it.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What an [`App`] takes from the world besides its configuration.
+pub struct World {
+    /// `ORT_DYLIB_PATH`.
+    pub ort_dylib_path: Option<PathBuf>,
+    /// Where ids and seeds start.
+    pub seed: u64,
+    /// Random bytes for a new admin token.
+    pub token_bytes: [u8; 24],
+}
+
+impl App {
+    /// Opens the store, loads the router model and builds the rest. Blocks for the model's start, so it is
+    /// called before the sockets are bound.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub fn build(config: Config, world: World) -> Result<Self, StartError> {
+        let mut metrics = MetricsRegistry::default();
+        let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
+        let encoder = load_router(&config, world.ort_dylib_path.as_deref())?;
+        if let Some(encoder) = &encoder {
+            encoder.metrics().register(&mut metrics);
+        }
+        let categories = encoder.as_ref().map(categories).unwrap_or_default();
+        let registry = Registry::new(experts::ClientConfig::default()).map_err(|e| StartError::Other(e.to_string()))?;
+        let catalog =
+            Catalog::open(config.experts.clone(), config.routes.clone(), categories, registry, store.clone())
+                .map_err(StartError::Config)?;
+        let (token, new_token) = admin_token(&config, &store, world.token_bytes)?;
+        let pipeline = Pipeline {
+            catalog: Arc::new(catalog),
+            encoder,
+            router_deadline: Duration::from_millis(config.router.deadline_ms),
+            decisions: Arc::new(DecisionLog::new(config.telemetry.decisions)),
+            sessions: Sessions::new(SESSIONS),
+            metrics: Metrics::register(&mut metrics),
+            limits: config.data.clone(),
+            places: Arc::new(Semaphore::new(config.data.max_in_flight)),
+            ids: Ids::new(world.seed),
+        };
+        Ok(Self {
+            pipeline: Arc::new(pipeline),
+            config,
+            metrics: Arc::new(metrics),
+            token,
+            new_token,
+            ready: Arc::default(),
+        })
+    }
+}
+
+/// The configured token, the stored one's hash, or a new one that is stored as its hash.
+fn admin_token(
+    config: &Config,
+    store: &EmbeddedStore,
+    random: [u8; 24],
+) -> Result<(TokenHash, Option<AdminToken>), StartError> {
+    const ID: &str = "admin";
+    if let Some(token) = &config.admin.token {
+        return Ok((TokenHash::of(token.expose()), None));
+    }
+    if let Some(document) = store.load(Kind::Token, ID)? {
+        return Ok((document.parse()?, None));
+    }
+    let token = AdminToken::from_random(random);
+    let hash = TokenHash::of(token.expose());
+    let change = Change { writes: vec![Write::put(Kind::Token, ID, &hash)?], audit: Vec::new() };
+    store.commit(&change).map_err(|e| StartError::Other(e.to_string()))?;
+    Ok((hash, Some(token)))
+}
+
+/// Loads the router model where the configuration wants it.
+///
+/// # Errors
+/// [`StartError::Router`] with what to do: a missing library, a broken bundle.
+pub fn load_router(config: &Config, ort_dylib_path: Option<&Path>) -> Result<Option<Encoder>, StartError> {
+    let reads = |r: &crate::config::RouteSpec| r.policy.build().is_ok_and(|p| p.reads_features());
+    let wanted = match config.router.load {
+        RouterLoad::Always => true,
+        RouterLoad::Never => false,
+        RouterLoad::WhenNeeded => config.routes.iter().any(reads),
+    };
+    if !wanted {
+        return Ok(None);
+    }
+    start_encoder(&config.router, ort_dylib_path).map(Some)
+}
+
+/// Finds the ONNX Runtime library and the bundle, and starts the encoder.
+///
+/// # Errors
+/// [`StartError::Router`].
+pub fn start_encoder(config: &RouterConfig, ort_dylib_path: Option<&Path>) -> Result<Encoder, StartError> {
+    let router = |e: &dyn std::fmt::Display| StartError::Router(e.to_string());
+    let directory = find_bundle(&config.bundle)?;
+    let bundle = Bundle::open(&directory).map_err(|e| router(&e))?;
+    let library = encoder::runtime::locate(config.onnxruntime.as_deref(), ort_dylib_path).map_err(|e| router(&e))?;
+    Encoder::start(bundle, config.encoder.clone(), &library).map_err(|e| router(&e))
+}
+
+/// Where a bundle lies: a path as it stands, a plain name below `router-models` in the working directory,
+/// in one of the executable's ancestors, or in `/usr/share/guildhall`.
+///
+/// # Errors
+/// [`StartError::Router`] that lists the places.
+pub fn find_bundle(name: &str) -> Result<PathBuf, StartError> {
+    if name.contains(['/', '\\']) {
+        return Ok(PathBuf::from(name));
+    }
+    let below = |root: &Path| root.join("router-models").join(name);
+    let mut places = vec![below(Path::new("."))];
+    if let Ok(exe) = std::env::current_exe() {
+        places.extend(exe.ancestors().skip(1).map(below));
+    }
+    places.push(below(Path::new("/usr/share/guildhall")));
+    if let Some(found) = places.iter().find(|p| p.join("bundle.yaml").is_file()) {
+        return Ok(found.clone());
+    }
+    let tried: Vec<String> = places.iter().map(|p| format!("  {}", p.display())).collect();
+    Err(StartError::Router(format!(
+        "there is no bundle `{name}`; set router.bundle to the path of one. These places were tried:\n{}",
+        tried.join("\n")
+    )))
+}
+
+fn categories(encoder: &Encoder) -> Vec<Category> {
+    let known = encoder.bundle().categories.iter();
+    known.map(|c| Category { name: c.name.clone(), description: c.description.clone() }).collect()
+}

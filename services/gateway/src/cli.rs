@@ -1,0 +1,159 @@
+//! The command line. Exit codes: 0 fine, 2 bad usage or configuration, 1 anything else.
+
+mod check_config;
+mod documents;
+mod init;
+mod router;
+mod serve;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// One chat endpoint in front of a guild of expert models.
+#[derive(Debug, Parser)]
+#[command(name = "guildhall", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve(serve::Args),
+    /// Write a configuration for the model servers and keys found on this machine.
+    Init(init::Args),
+    /// Check a configuration file and say what is wrong with it.
+    CheckConfig(check_config::Args),
+    /// Print the JSON schema of the configuration file.
+    Schema,
+    /// Print the `OpenAPI` document of the admin API.
+    Openapi,
+    /// Show which expert a prompt would be sent to, and why; nothing is called.
+    Route(router::RouteArgs),
+    /// Train parts of the router.
+    #[command(subcommand)]
+    Train(router::Train),
+    /// Measure parts of the router.
+    #[command(subcommand)]
+    Eval(router::Eval),
+}
+
+/// Where the configuration comes from, for every command that needs one.
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// The configuration file. Without it the built-in demo configuration is used.
+    #[arg(long, short, env = "GUILDHALL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The ONNX Runtime library; otherwise it is looked for.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+/// Why a command failed, and so the exit code.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The operator can mend it: bad usage or configuration.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl From<crate::app::StartError> for Failure {
+    fn from(error: crate::app::StartError) -> Self {
+        use crate::app::StartError;
+        match error {
+            StartError::Config(_) | StartError::Router(_) => Self::Usage(error.to_string()),
+            StartError::Store(_) | StartError::Other(_) => Self::Other(error.into()),
+        }
+    }
+}
+
+/// Parses the arguments and runs the command.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::CheckConfig(args) => check_config::run(&args),
+        Command::Schema => documents::schema(),
+        Command::Openapi => documents::openapi(),
+        Command::Route(args) => router::route(&args),
+        Command::Train(command) => router::train(&command),
+        Command::Eval(command) => router::eval(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "guildhall: {failure}");
+            ExitCode::from(match failure {
+                Failure::Usage(_) => 2,
+                Failure::Other(_) => 1,
+            })
+        }
+    }
+}
+
+impl ConfigArgs {
+    /// Reads the configuration; a library named on the command line goes before the file's.
+    fn load(&self) -> Result<Config, Failure> {
+        let env = |name: &str| std::env::var(name).ok();
+        let mut config = match &self.config {
+            Some(path) => {
+                crate::config::load(path, &env).map_err(|e| Failure::Usage(format!("{}:\n{e}", path.display())))?
+            }
+            None => Config::demo(),
+        };
+        if self.onnxruntime.is_some() {
+            config.router.onnxruntime.clone_from(&self.onnxruntime);
+        }
+        Ok(config)
+    }
+}
+
+/// Writes a line to standard output.
+fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Writes a value as JSON to standard output.
+fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    say(serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?)
+}
+
+fn ort_dylib_path() -> Option<PathBuf> {
+    std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()).map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

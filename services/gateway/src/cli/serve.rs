@@ -1,0 +1,69 @@
+//! `guildhall serve`.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::{ConfigArgs, Failure, ort_dylib_path, say};
+use crate::app::{App, World};
+use crate::lifecycle::{Listeners, run as run_lifecycle};
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Runs the gateway until it is told to stop.
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let config = args.config.load()?;
+    crate::telemetry::start(&config.telemetry)
+        .map_err(|e| Failure::Usage(format!("telemetry.log: {e}; `info` or `warn,gateway=debug` would do")))?;
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).context("the system gives no random bytes")?;
+    let (seed, token) = random.split_at(8);
+    let world = World {
+        ort_dylib_path: ort_dylib_path(),
+        seed: u64::from_le_bytes(seed.try_into().unwrap_or_default()),
+        token_bytes: token.try_into().unwrap_or([0; 24]),
+    };
+    let demo = args.config.config.is_none();
+    let app = App::build(config, world)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listeners = Listeners::bind(app.config.data.listen, app.config.admin.listen)
+            .await
+            .map_err(|e| Failure::Other(e.into()))?;
+        announce(&app, &listeners, demo)?;
+        run_lifecycle(Arc::new(app), listeners).await?;
+        Ok(())
+    })
+}
+
+/// Says what was started, where, and how to try it. Only here is a new admin token ever shown.
+fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure> {
+    let (data, admin) = listeners.addresses()?;
+    say(format!("guildhall {} is listening", env!("CARGO_PKG_VERSION")))?;
+    say(format!("  chat    http://{data}/v1"))?;
+    say(format!("  admin   http://{admin}/admin/v1"))?;
+    if let Some(token) = &app.new_token {
+        say(format!("  admin token, shown this once: {}", token.expose()))?;
+    }
+    match &app.pipeline.encoder {
+        Some(encoder) => {
+            let bundle = encoder.bundle();
+            let provider = encoder.execution_provider();
+            say(format!("  router  bundle {} {} on {provider}", bundle.name, bundle.version))?;
+        }
+        None => say("  router  not loaded: no route looks at prompts")?,
+    }
+    let view = app.pipeline.catalog.view();
+    let experts: Vec<&str> = view.experts.ids().collect();
+    let label = if demo { " (built-in demo experts; `guildhall init` finds real ones)" } else { "" };
+    say(format!("  experts {}{label}", experts.join(", ")))?;
+    say(format!(
+        "try it:\n  curl -i http://{data}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+         -d '{{\"model\":\"auto\",\"messages\":[{{\"role\":\"user\",\"content\":\"Write a function that reverses a list\"}}]}}'"
+    ))
+}

@@ -1,0 +1,308 @@
+//! The decision record: what was asked, what the router read, what the policy planned, who answered.
+//!
+//! A record never holds the prompt. It holds all that the policy saw (request, fleet and seed), so that the
+//! plan can be computed again. The most recent ones are kept in memory, in a ring of fixed length.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use routing::{Candidate, ExpertId, Plan, Rejected};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Names a decision: `d-` and 16 hexadecimal digits. It is also the policy's seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecisionId(pub u64);
+
+impl std::fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "d-{:016x}", self.0)
+    }
+}
+
+impl DecisionId {
+    /// Reads the form that [`std::fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.strip_prefix("d-").filter(|h| h.len() == 16)?;
+        u64::from_str_radix(hex, 16).ok().map(Self)
+    }
+}
+
+impl Serialize for DecisionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Which way an answer came about; the value of `x-guildhall-path`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// An expert of the plan answered.
+    Upstream,
+    /// A fixed reply.
+    Constant,
+    /// A refusal by an expert of kind `reject`.
+    Reject,
+    /// The route's default expert answered, because the router was late or broken or nobody else did.
+    Fallback,
+}
+
+impl Path {
+    /// The header's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Constant => "constant",
+            Self::Reject => "reject",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
+/// What the router did for a request.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Reading {
+    /// The policy does not look at the prompt, or the client named the expert.
+    NotNeeded,
+    /// The prompt was read.
+    Read {
+        /// `encoder`: the neural encoder decided.
+        stage: &'static str,
+        /// `hit`: decided before and remembered; `joined`: another request was asking the same; `miss`.
+        cache: &'static str,
+        /// Tokens of the prompt.
+        tokens: u32,
+        /// Tokens that the router did not see, between head and tail.
+        truncated_tokens: u32,
+        /// Microseconds in the encoder's queue.
+        queue_us: u64,
+        /// Microseconds of the forward pass.
+        forward_us: u64,
+    },
+    /// The router was late or broken; the default expert answers.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One try of one expert.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Attempt {
+    /// Who.
+    pub expert: ExpertId,
+    /// The HTTP status it answered with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What went wrong, when there was no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Microseconds until its head was there or the try was given up.
+    pub duration_us: u64,
+}
+
+/// A category with its probability.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Scored {
+    /// The label.
+    pub category: Arc<str>,
+    /// p(c|x).
+    pub probability: f32,
+}
+
+/// What was decided for one request.
+#[derive(Clone, Debug, Serialize)]
+pub struct Decision {
+    /// Its name, and the policy's seed.
+    pub id: DecisionId,
+    /// The request's id.
+    pub request_id: String,
+    /// When, in milliseconds since 1970 UTC.
+    pub time_ms: u64,
+    /// The model that the client asked for.
+    pub model: String,
+    /// The route, unless the client named an expert.
+    pub route: Option<ExpertId>,
+    /// The route's policy.
+    pub policy: Option<&'static str>,
+    /// What the router did.
+    pub reading: Reading,
+    /// What the policy saw, and the plan it made of it.
+    pub planned: Option<Arc<Planned>>,
+    /// The experts that were tried, in order.
+    pub attempts: Vec<Attempt>,
+    /// Who answered.
+    pub expert: Option<ExpertId>,
+    /// Which way.
+    pub path: Option<Path>,
+    /// The status sent to the client.
+    pub status: u16,
+    /// Microseconds that the gateway itself took until the answer's head.
+    pub overhead_us: u64,
+    /// How the answer ended; absent while it is under way.
+    pub outcome: OnceLock<Outcome>,
+}
+
+/// A plan with all that it was made from.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// What the policy knew about the request.
+    pub request: routing::Request,
+    /// What it knew about the experts.
+    pub fleet: Arc<routing::Fleet>,
+    /// What it answered.
+    pub plan: Plan,
+}
+
+impl Planned {
+    /// The most probable categories, best first.
+    pub fn top_categories(&self, n: usize) -> Vec<Scored> {
+        let Some(features) = &self.request.features else { return Vec::new() };
+        let named = self.fleet.categories.iter().zip(features.probabilities.iter());
+        let mut scored: Vec<Scored> =
+            named.map(|(c, p)| Scored { category: c.clone(), probability: *p }).collect();
+        scored.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        scored.truncate(n);
+        scored
+    }
+}
+
+impl Serialize for Planned {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            categories: Vec<Scored>,
+            needs: &'a routing::Needs,
+            held_by: &'a Option<ExpertId>,
+            basis: routing::Basis,
+            candidates: &'a [Candidate],
+            rejected: &'a [Rejected],
+        }
+        Shown {
+            categories: self.top_categories(5),
+            needs: &self.request.needs,
+            held_by: &self.request.held_by,
+            basis: self.plan.basis,
+            candidates: &self.plan.candidates,
+            rejected: &self.plan.rejected,
+        }
+        .serialize(serializer)
+    }
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Outcome {
+    /// Milliseconds from the request's arrival to the answer's last byte.
+    pub duration_ms: u64,
+    /// How it ended.
+    pub end: End,
+    /// Tokens of the prompt, as the expert counted them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the answer, as the expert counted them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<u64>,
+}
+
+/// How an answer's body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// It was sent whole.
+    Complete,
+    /// The expert broke off.
+    Cut,
+    /// The client left.
+    ClientLeft,
+}
+
+/// The most recent decisions.
+pub struct DecisionLog {
+    capacity: usize,
+    recent: Mutex<VecDeque<Arc<Decision>>>,
+}
+
+impl DecisionLog {
+    /// A log that keeps the last `capacity` decisions.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, recent: Mutex::new(VecDeque::with_capacity(capacity)) }
+    }
+
+    /// Adds a decision; the oldest one goes when the log is full.
+    pub fn push(&self, decision: Arc<Decision>) {
+        let dropped;
+        {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            // The record is freed after the lock: it may own the last reference to a fleet.
+            dropped = if recent.len() >= self.capacity { recent.pop_front() } else { None };
+            if self.capacity > 0 {
+                recent.push_back(decision);
+            }
+        }
+        drop(dropped);
+    }
+
+    /// The latest decisions, newest first, for which `wanted` holds.
+    pub fn recent(&self, limit: usize, wanted: impl Fn(&Decision) -> bool) -> Vec<Arc<Decision>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().rev().filter(|d| wanted(d)).take(limit).cloned().collect()
+    }
+
+    /// One decision, while it is remembered.
+    pub fn get(&self, id: DecisionId) -> Option<Arc<Decision>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().rev().find(|d| d.id == id).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(id: u64) -> Arc<Decision> {
+        Arc::new(Decision {
+            id: DecisionId(id),
+            request_id: "r".into(),
+            time_ms: 0,
+            model: "auto".into(),
+            route: None,
+            policy: None,
+            reading: Reading::NotNeeded,
+            planned: None,
+            attempts: Vec::new(),
+            expert: None,
+            path: None,
+            status: 200,
+            overhead_us: 0,
+            outcome: OnceLock::new(),
+        })
+    }
+
+    #[test]
+    fn the_log_keeps_the_latest_and_no_more() {
+        let log = DecisionLog::new(3);
+        for id in 0..5 {
+            log.push(decision(id));
+        }
+        let ids: Vec<u64> = log.recent(10, |_| true).iter().map(|d| d.id.0).collect();
+        assert_eq!(ids, [4, 3, 2]);
+        assert!(log.get(DecisionId(1)).is_none());
+        assert!(log.get(DecisionId(2)).is_some());
+        let none = DecisionLog::new(0);
+        none.push(decision(1));
+        assert!(none.recent(1, |_| true).is_empty());
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        let id = DecisionId(0x00ab);
+        assert_eq!(id.to_string(), "d-00000000000000ab");
+        assert_eq!(DecisionId::parse("d-00000000000000ab"), Some(id));
+        for bad in ["", "d-", "d-xyz", "00000000000000ab", "d-00000000000000abc"] {
+            assert_eq!(DecisionId::parse(bad), None);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A listener that serves a router until it is told to stop, and then lets open requests finish.
+
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// How a listener treats its connections.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerConfig {
+    /// Longest request head, in bytes.
+    pub max_header_bytes: usize,
+    /// How long a client may take to send a request's head.
+    pub head_patience: Duration,
+    /// How long open requests may go on after the stop.
+    pub drain: Duration,
+}
+
+/// Accepts connections until `stop`; then accepts no more, lets each connection finish the request it is
+/// in, and returns when all are done or `drain` has passed.
+///
+/// The result says whether every request was finished.
+pub async fn serve(listener: TcpListener, router: Router, config: ServerConfig, stop: CancellationToken) -> bool {
+    let graceful = GracefulShutdown::new();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.head_patience)
+        .max_buf_size(config.max_header_bytes)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(config.max_header_bytes as u32);
+    loop {
+        let socket = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    pause_after(&error).await;
+                    continue;
+                }
+            },
+        };
+        prepare(&socket);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(socket), service).into_owned();
+        let connection = graceful.watch(connection);
+        // Tracked by `graceful`, which is awaited below.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended with an error");
+            }
+        });
+    }
+    drop(listener);
+    tokio::time::timeout(config.drain, graceful.shutdown()).await.is_ok()
+}
+
+/// A stream's first chunk must not wait for the client's delayed acknowledgement of the head.
+fn prepare(socket: &TcpStream) {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+}
+
+/// A connection that is gone already is nobody's concern; without file descriptors, some must be closed
+/// before another try makes sense.
+async fn pause_after(error: &io::Error) {
+    let gone = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    );
+    if !gone {
+        tracing::warn!(%error, "a connection could not be accepted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

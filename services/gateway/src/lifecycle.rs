@@ -1,0 +1,91 @@
+//! Serving from the first request to the last: bind, serve both planes, drain on a signal.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::http::server::{ServerConfig, serve};
+
+/// The bound sockets.
+pub(crate) struct Listeners {
+    data: TcpListener,
+    admin: TcpListener,
+}
+
+/// An address that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({setting}): {source}; stop what uses it, or set another address")]
+pub(crate) struct BindError {
+    setting: &'static str,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl Listeners {
+    /// Binds both planes.
+    pub(crate) async fn bind(data: SocketAddr, admin: SocketAddr) -> Result<Self, BindError> {
+        let bind = |setting, address| async move {
+            TcpListener::bind(address).await.map_err(|source| BindError { setting, address, source })
+        };
+        Ok(Self { data: bind("data.listen", data).await?, admin: bind("admin.listen", admin).await? })
+    }
+
+    /// The addresses, with the ports that were picked.
+    pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.data.local_addr()?, self.admin.local_addr()?))
+    }
+}
+
+/// Serves until a stop signal, then drains: not ready first, no new connections, open requests finish
+/// within the drain time. A second signal ends at once. The admin plane answers until the end.
+pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let drain = Duration::from_millis(app.config.data.drain_ms);
+    let config = ServerConfig {
+        max_header_bytes: app.config.data.max_header_bytes,
+        head_patience: Duration::from_secs(30),
+        drain,
+    };
+    let data = crate::http::router(app.pipeline.clone());
+    let data = tokio::spawn(serve(listeners.data, data, config, stop_data.clone()));
+    let admin_config = ServerConfig { drain: Duration::from_secs(1), ..config };
+    let admin = crate::admin::router(app.clone());
+    let admin = tokio::spawn(serve(listeners.admin, admin, admin_config, stop_admin.clone()));
+    app.ready.set(true);
+    let mut stopped = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    stopped().await;
+    app.ready.set(false);
+    tracing::info!(drain.ms = app.config.data.drain_ms, "stopping: open requests finish, a second signal ends them");
+    stop_data.cancel();
+    tokio::select! {
+        finished = data => match finished {
+            Ok(true) => tracing::info!("all requests finished"),
+            Ok(false) => tracing::warn!("the drain time is over, open requests are ended"),
+            Err(error) => tracing::error!(%error, "the data plane failed"),
+        },
+        () = stopped() => tracing::warn!("second signal, open requests are ended"),
+    }
+    stop_admin.cancel();
+    if let Err(error) = admin.await {
+        tracing::error!(%error, "the admin plane failed");
+    }
+    if let Some(encoder) = app.pipeline.encoder.clone()
+        && let Err(error) = tokio::task::spawn_blocking(move || encoder.shutdown()).await
+    {
+        tracing::error!(%error, "the encoder failed to stop");
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The life of a request, phase by phase.
+//!
+//! ```text
+//! admit -> decode -> encode -> route -> call -> stream -> account
+//! ```
+//!
+//! - `admit`: a place among the requests in progress, a bounded body ([`admit`])
+//! - `decode`: what the body asks for ([`decode`])
+//! - `encode`: what the router reads in the prompt, within its deadline ([`route`])
+//! - `route`: the policy's plan ([`route`])
+//! - `call`: the plan's candidates in order, until one has sent its head ([`call`])
+//! - `stream`: the expert's bytes as they are ([`respond`])
+//! - `account`: usage, metrics and the record's outcome, when the last byte is through ([`account`])
+//!
+//! A phase that fails gives an [`ApiError`], which says whose fault it is and what the client is told.
+//! Dropping the request at any point, because the client left, drops everything that was done for it.
+
+mod account;
+mod admit;
+mod call;
+pub mod decode;
+mod respond;
+mod route;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use encoder::Encoder;
+use experts::Operation;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::sync::Semaphore;
+
+use crate::catalog::Catalog;
+use crate::config::DataConfig;
+use crate::decision::{Decision, DecisionId, DecisionLog, Reading};
+use crate::error::ApiError;
+use crate::ids::Ids;
+use crate::metrics::Metrics;
+use crate::session::Sessions;
+
+pub use route::Explanation;
+pub(crate) use route::unknown as unknown_model;
+
+/// All that requests share.
+pub struct Pipeline {
+    /// Experts and routes.
+    pub catalog: Arc<Catalog>,
+    /// Reads prompts; `None` when no route asks for it.
+    pub encoder: Option<Encoder>,
+    /// How long a request waits for the encoder.
+    pub router_deadline: Duration,
+    /// Recent decisions.
+    pub decisions: Arc<DecisionLog>,
+    /// Who answered which conversation.
+    pub sessions: Arc<Sessions>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What the data plane accepts.
+    pub limits: DataConfig,
+    /// Places for requests in progress.
+    pub places: Arc<Semaphore>,
+    /// Makes ids and seeds.
+    pub ids: Ids,
+}
+
+/// What is known of a request from its head.
+pub(crate) struct Context {
+    /// When it arrived.
+    arrival: Instant,
+    /// Its decision's name.
+    id: DecisionId,
+    /// Its own name, the client's or ours.
+    request_id: HeaderValue,
+    /// The request's headers.
+    headers: HeaderMap,
+    /// When it is of no more use to the client.
+    deadline: Option<Instant>,
+}
+
+impl Pipeline {
+    /// Answers one inference request. Never fails: what goes wrong becomes an error answer, with the
+    /// request's id and its record.
+    pub async fn answer(self: &Arc<Self>, operation: Operation, parts: Parts, body: Body) -> Response<Body> {
+        let context = Context::new(parts.headers, self.ids.decision());
+        let mut trace = route::Trace::default();
+        match self.phases(operation, &context, body, &mut trace).await {
+            Ok(response) => response,
+            Err(error) => self.refuse(&context, trace, error),
+        }
+    }
+
+    async fn phases(
+        self: &Arc<Self>,
+        operation: Operation,
+        context: &Context,
+        body: Body,
+        trace: &mut route::Trace,
+    ) -> Result<Response<Body>, ApiError> {
+        let admitted = self.admit(context, body).await?;
+        let request = decode::decode(operation, admitted.body, self.limits.max_json_depth)?;
+        let view = self.catalog.view();
+        let target = self.resolve(&view, &request, context, trace)?;
+        let planned = self.plan(&view, &target, &request, context, trace).await;
+        let answer = self.call(&view, &target, planned, &request, context, trace).await?;
+        Ok(self.respond(context, request, std::mem::take(trace), answer, admitted.place).await)
+    }
+
+    /// The answer to a request that failed before an expert sent anything.
+    fn refuse(&self, context: &Context, trace: route::Trace, error: ApiError) -> Response<Body> {
+        use axum::response::IntoResponse;
+        let mut decision = trace.decision(context);
+        decision.status = error.status().as_u16();
+        decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited));
+        self.record(context, &trace, Arc::new(decision), error.into_response())
+    }
+
+    /// Puts our headers on an answer and its decision in the log.
+    fn record(
+        &self,
+        context: &Context,
+        trace: &route::Trace,
+        decision: Arc<Decision>,
+        mut response: Response<Body>,
+    ) -> Response<Body> {
+        let elapsed = context.arrival.elapsed();
+        respond::put_headers(response.headers_mut(), context, trace, &decision);
+        self.metrics.overhead.observe(decision.overhead_us as f64 / 1e6);
+        self.metrics.time_to_head.observe(elapsed.as_secs_f64());
+        self.metrics.requests.get_or_create(&respond::labels(&decision)).inc();
+        if matches!(decision.reading, Reading::Failed { .. }) {
+            self.metrics.router_failures.inc();
+        }
+        self.decisions.push(decision);
+        response
+    }
+}
+
+impl Context {
+    fn new(headers: HeaderMap, id: DecisionId) -> Self {
+        let arrival = Instant::now();
+        let given = headers.get("x-request-id").filter(|v| {
+            let bytes = v.as_bytes();
+            !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
+        });
+        let request_id = given.cloned().unwrap_or_else(|| respond::value(format!("req-{:016x}", id.0)));
+        let timeout = headers.get("x-guildhall-timeout-ms").and_then(|v| v.to_str().ok()?.parse().ok());
+        let deadline = timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
+        Self { arrival, id, request_id, headers, deadline }
+    }
+
+    /// A request header of ours, when it is readable text.
+    fn header(&self, name: &'static str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// The wall clock, for records only; nothing is decided by it.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}

@@ -1,0 +1,187 @@
+//! Phase `call`: the plan's candidates in order, until one has sent its head.
+//!
+//! The next candidate is taken only before a byte has reached the client, and only for a failure that
+//! another expert may not share: a connection that fails, a time-out, an answer of 408, 429 or 5xx.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use experts::{Call, CallError, CallErrorKind, Expert, Reply};
+use routing::{Availability, Obstacle, Plan};
+
+use super::decode::Decoded;
+use super::route::{Target, Trace, candidates};
+use super::{Context, Pipeline, micros};
+use crate::catalog::View;
+use crate::decision::{Attempt, Path, Planned};
+use crate::error::{ApiError, ErrorKind};
+use crate::metrics::{Name, OfExpert};
+
+/// Experts tried for one request at most.
+const MAX_ATTEMPTS: usize = 3;
+
+/// An expert's answer, up to its head.
+pub(super) struct Answer {
+    pub(super) expert: Arc<Expert>,
+    pub(super) reply: Reply,
+}
+
+impl Pipeline {
+    /// Tries the candidates.
+    ///
+    /// # Errors
+    /// 400 when no expert can do what the request needs, 503 when none takes requests, 502 or 504 when those
+    /// that were tried failed.
+    pub(super) async fn call(
+        &self,
+        view: &View,
+        target: &Target,
+        planned: Option<Arc<Planned>>,
+        request: &Decoded,
+        context: &Context,
+        trace: &mut Trace,
+    ) -> Result<Answer, ApiError> {
+        let plan = planned.as_deref().map(|p| &p.plan);
+        let mut order = candidates(target, plan);
+        order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
+        order.truncate(MAX_ATTEMPTS);
+        if order.is_empty() {
+            return Err(nobody(view, target, plan, request, trace));
+        }
+        let route_timeout = match target {
+            Target::Route(route) => route.spec.timeout_ms,
+            Target::Expert(_) => None,
+        };
+        let route_deadline = route_timeout.map(|ms| context.arrival + Duration::from_millis(ms));
+        let deadline = [context.deadline, route_deadline].into_iter().flatten().min();
+        let last = order.len() - 1;
+        let mut failure = None;
+        for (at, candidate) in order.iter().enumerate() {
+            let Some(expert) = view.experts.get(candidate.expert.as_str()) else { continue };
+            let started = Instant::now();
+            if deadline.is_some_and(|d| d <= started) {
+                failure = Some(ApiError::new(ErrorKind::DeadlineExceeded, "the request's time was up before an expert answered"));
+                break;
+            }
+            let result = expert
+                .call(Call {
+                    operation: request.operation,
+                    body: request.body.clone(),
+                    model_span: request.model_span.clone(),
+                    stream: request.stream,
+                    stream_options: request.stream_options.clone(),
+                    headers: &context.headers,
+                    request_id: &context.request_id,
+                    deadline: deadline.map(Into::into),
+                })
+                .await;
+            let duration = started.elapsed();
+            trace.waited += duration;
+            let mut attempt =
+                Attempt { expert: expert.id().clone(), status: None, error: None, duration_us: micros(duration) };
+            match result {
+                Ok(reply) => {
+                    attempt.status = Some(reply.status.as_u16());
+                    trace.attempts.push(attempt);
+                    if at < last && reply.is_retryable() {
+                        self.count_failure(expert);
+                        continue;
+                    }
+                    trace.expert = Some(expert.id().clone());
+                    trace.path = Some(if candidate.fallback { Path::Fallback } else { path_of(expert) });
+                    if request.needs.tools {
+                        self.sessions.hold(self.session_key(request, context), expert.id());
+                    }
+                    return Ok(Answer { expert: expert.clone(), reply });
+                }
+                Err(error) => {
+                    attempt.error = Some(error.message().to_owned());
+                    trace.attempts.push(attempt);
+                    self.count_failure(expert);
+                    let retryable = error.is_retryable();
+                    failure = Some(explain(expert, &error));
+                    if !retryable {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            ApiError::new(ErrorKind::NoHealthyBackend, "the experts of this plan were removed while it was made")
+        }))
+    }
+
+    fn count_failure(&self, expert: &Expert) {
+        self.metrics.failed_attempts.get_or_create(&OfExpert { expert: Name(expert.id().clone()) }).inc();
+    }
+}
+
+fn path_of(expert: &Expert) -> Path {
+    if expert.is_reject() {
+        Path::Reject
+    } else if expert.is_local() {
+        Path::Constant
+    } else {
+        Path::Upstream
+    }
+}
+
+/// A planned candidate was checked by the policy. An expert that the client named is asked unless it is
+/// drained, whatever it declares; the default expert must be able to answer.
+fn may_answer(view: &View, target: &Target, fallback: bool, expert: &str, request: &Decoded) -> bool {
+    let named = matches!(target, Target::Expert(_));
+    if !named && !fallback {
+        return true;
+    }
+    let Some(facts) = view.experts.fleet().get(expert) else { return false };
+    let open = facts.availability == Availability::Ready || request.in_tool_loop;
+    open && (named || request.needs.unmet_by(facts).is_none())
+}
+
+/// Why nobody may answer: the request asks for what no expert offers, or all of them are closed.
+fn nobody(view: &View, target: &Target, plan: Option<&Plan>, request: &Decoded, trace: &Trace) -> ApiError {
+    if let Target::Expert(id) = target {
+        return ApiError::new(ErrorKind::NoHealthyBackend, format!("the expert `{id}` is being drained"));
+    }
+    if let Some(crate::decision::Reading::Failed { reason }) = &trace.reading {
+        let message = format!("the router did not decide ({reason}) and the route has no default expert that can answer");
+        return ApiError::new(ErrorKind::RouterNotReady, message);
+    }
+    let rejected = plan.map(|p| p.rejected.as_slice()).unwrap_or_default();
+    let lacking = |o: Obstacle| {
+        matches!(o, Obstacle::Tools | Obstacle::Vision | Obstacle::JsonSchema | Obstacle::Streaming | Obstacle::Context)
+    };
+    let capable = view.experts.fleet().experts.iter().any(|e| request.needs.unmet_by(e).is_none());
+    match rejected.iter().find(|r| lacking(r.obstacle)) {
+        Some(first) if !capable => {
+            let what = first.obstacle.describe();
+            let message = format!("no expert can answer this request; the expert `{}` for one {what}", first.expert);
+            let param = match first.obstacle {
+                Obstacle::Tools => "tools",
+                Obstacle::JsonSchema => "response_format",
+                Obstacle::Streaming => "stream",
+                _ => "messages",
+            };
+            ApiError::new(ErrorKind::UnsupportedCapability, message).with_param(param)
+        }
+        _ => {
+            let why = rejected.first().map_or_else(
+                || "none is registered for it".to_owned(),
+                |r| format!("`{}` for one {}", r.expert, r.obstacle.describe()),
+            );
+            ApiError::new(ErrorKind::NoHealthyBackend, format!("no expert takes this request now: {why}"))
+        }
+    }
+}
+
+/// The last failed try, as the client is told of it.
+fn explain(expert: &Expert, error: &CallError) -> ApiError {
+    let kind = match error.kind() {
+        CallErrorKind::Timeout(_) => ErrorKind::UpstreamTimeout,
+        CallErrorKind::Request => ErrorKind::InvalidRequest,
+        _ => ErrorKind::UpstreamFailed,
+    };
+    let mut answer = ApiError::new(kind, format!("the expert `{}` {}", expert.id(), error.message()));
+    answer.internal = error.detail().map(|d| format!("expert {}: {d}", expert.id()));
+    answer
+}

@@ -1,0 +1,165 @@
+//! Phase `stream`: the expert's answer with our headers, its bytes passed on as they come.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use experts::normalise_error;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Response};
+use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::account::Accounted;
+use super::call::Answer;
+use super::decode::Decoded;
+use super::route::Trace;
+use super::{Context, Pipeline, micros};
+use crate::decision::{Decision, Reading};
+use crate::metrics::{Answered, Name};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const DECISION: HeaderName = HeaderName::from_static("x-guildhall-decision");
+const ROUTE: HeaderName = HeaderName::from_static("x-guildhall-route");
+const POLICY: HeaderName = HeaderName::from_static("x-guildhall-policy");
+const CATEGORY: HeaderName = HeaderName::from_static("x-guildhall-category");
+const CONFIDENCE: HeaderName = HeaderName::from_static("x-guildhall-confidence");
+const EXPERT: HeaderName = HeaderName::from_static("x-guildhall-expert");
+const PATH: HeaderName = HeaderName::from_static("x-guildhall-path");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-guildhall-attempts");
+const CACHE: HeaderName = HeaderName::from_static("x-guildhall-cache");
+const OVERHEAD: HeaderName = HeaderName::from_static("x-guildhall-overhead-ms");
+const TIMING: HeaderName = HeaderName::from_static("server-timing");
+const BASIS: HeaderName = HeaderName::from_static("x-guildhall-basis");
+const CANDIDATES: HeaderName = HeaderName::from_static("x-guildhall-candidates");
+const CATEGORIES: HeaderName = HeaderName::from_static("x-guildhall-categories");
+const ROUTER: HeaderName = HeaderName::from_static("x-guildhall-router");
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+impl Pipeline {
+    /// Makes the client's answer of an expert's.
+    pub(super) async fn respond(
+        self: &Arc<Self>,
+        context: &Context,
+        request: Decoded,
+        mut trace: Trace,
+        answer: Answer,
+        place: OwnedSemaphorePermit,
+    ) -> Response<Body> {
+        let Answer { expert, reply } = answer;
+        let status = reply.status;
+        let mut decision = trace.decision(context);
+        decision.status = status.as_u16();
+        decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited));
+        let decision = Arc::new(decision);
+        let mut response = if status.is_client_error() || status.is_server_error() {
+            // An error is small, and its form is ours to promise: it is read whole and put into shape.
+            let (headers, body) = (reply.headers, reply.body);
+            let bytes = http_body_util::Limited::new(body, 64 << 10).collect().await;
+            let bytes = bytes.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let shaped = normalise_error(status, &bytes);
+            let account = Accounted::finished(self.clone(), decision.clone(), expert, context.arrival, shaped, place);
+            let mut response = Response::new(Body::new(account));
+            *response.headers_mut() = headers;
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        } else {
+            let account = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, reply.body, place);
+            let mut response = Response::new(Body::new(account));
+            *response.headers_mut() = reply.headers;
+            response
+        };
+        *response.status_mut() = status;
+        if request.stream {
+            // Proxies in front must not hold the stream back.
+            let headers = response.headers_mut();
+            headers.insert(BUFFERING, HeaderValue::from_static("no"));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        trace.model.clear();
+        self.record(context, &trace, decision, response)
+    }
+}
+
+/// The metric labels of an answer.
+pub(super) fn labels(decision: &Decision) -> Answered {
+    Answered {
+        route: decision.route.clone().map(Name),
+        expert: decision.expert.clone().map(Name),
+        path: decision.path,
+        status: decision.status,
+    }
+}
+
+/// A header value of text that we made ourselves.
+pub(super) fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// Says in headers what was decided.
+pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Trace, decision: &Decision) {
+    headers.insert(REQUEST_ID, context.request_id.clone());
+    headers.insert(DECISION, value(decision.id.to_string()));
+    if let Some(route) = &trace.route {
+        headers.insert(ROUTE, route.header.clone());
+        headers.insert(POLICY, route.policy_header.clone());
+    }
+    let category = trace.category.and_then(|at| trace.view.as_ref()?.categories.get(at));
+    if let Some((_, name)) = category {
+        headers.insert(CATEGORY, name.clone());
+    }
+    let features = decision.planned.as_ref().and_then(|p| p.request.features.as_ref());
+    if let Some((_, confidence)) = features.and_then(routing::Features::top) {
+        headers.insert(CONFIDENCE, value(format!("{confidence:.3}")));
+    }
+    if let Some(expert) = &decision.expert {
+        headers.insert(EXPERT, value(expert.as_str().to_owned()));
+    }
+    if let Some(path) = decision.path {
+        headers.insert(PATH, HeaderValue::from_static(path.as_str()));
+    }
+    headers.insert(ATTEMPTS, HeaderValue::from(decision.attempts.len()));
+    headers.insert(CACHE, HeaderValue::from_static("bypass"));
+    headers.insert(OVERHEAD, value(millis(decision.overhead_us)));
+    let (routed, waited) = (micros(trace.routing), micros(trace.waited));
+    headers.insert(
+        TIMING,
+        value(format!(
+            "route;dur={}, expert;dur={}, gateway;dur={}",
+            millis(routed),
+            millis(waited),
+            millis(decision.overhead_us)
+        )),
+    );
+    if context.header("x-guildhall-debug") == Some("true") {
+        put_debug_headers(headers, decision);
+    }
+}
+
+/// Says in headers why it was decided so.
+fn put_debug_headers(headers: &mut HeaderMap, decision: &Decision) {
+    if let Some(planned) = &decision.planned {
+        headers.insert(BASIS, value(format!("{:?}", planned.plan.basis).to_lowercase()));
+        let scores = planned.plan.candidates.iter().take(10);
+        let scores: Vec<String> = scores.map(|c| format!("{}={:.3}", c.expert, c.score)).collect();
+        headers.insert(CANDIDATES, value(scores.join(", ")));
+        let top = planned.top_categories(5);
+        let top: Vec<String> = top.iter().map(|s| format!("{}={:.3}", s.category, s.probability)).collect();
+        headers.insert(CATEGORIES, value(top.join(", ")));
+    }
+    let router = match &decision.reading {
+        Reading::NotNeeded => "not-needed".to_owned(),
+        Reading::Read { stage, cache, tokens, truncated_tokens, queue_us, forward_us } => format!(
+            "{stage};cache={cache};tokens={tokens};truncated={truncated_tokens};queue-us={queue_us};forward-us={forward_us}"
+        ),
+        Reading::Failed { reason } => format!("failed;reason={}", reason.replace(|c: char| !c.is_ascii_graphic(), "-")),
+    };
+    headers.insert(ROUTER, value(router));
+}
+
+/// Microseconds as milliseconds with three places, without floating point.
+fn millis(micros: u64) -> String {
+    format!("{}.{:03}", micros / 1000, micros % 1000)
+}

@@ -1,0 +1,238 @@
+//! Phases `encode` and `route`: which experts may answer, in which order, and why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use encoder::CacheOutcome;
+use routing::{ExpertId, Plan};
+use serde::Serialize;
+
+use super::decode::Decoded;
+use super::{Context, Pipeline, now_ms};
+use crate::catalog::{Route, View};
+use crate::decision::{Attempt, Decision, Path, Planned, Reading};
+use crate::error::{ApiError, ErrorKind};
+use crate::metrics::OfCategory;
+use crate::problem::nearest;
+use crate::session::SessionKey;
+
+/// What a request's `model` stands for.
+pub(super) enum Target {
+    /// A route, whose policy decides.
+    Route(Arc<Route>),
+    /// An expert that the client named.
+    Expert(ExpertId),
+}
+
+/// What is learnt about a request on its way, for its record.
+#[derive(Default)]
+pub(super) struct Trace {
+    pub(super) model: String,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) reading: Option<Reading>,
+    pub(super) planned: Option<Arc<Planned>>,
+    pub(super) category: Option<usize>,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) expert: Option<ExpertId>,
+    pub(super) path: Option<Path>,
+    pub(super) view: Option<Arc<View>>,
+    /// Time spent waiting for experts.
+    pub(super) waited: Duration,
+    /// Time spent in `encode` and `route`.
+    pub(super) routing: Duration,
+}
+
+/// A dry run's result: the decision and all it rests on, nothing called.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The decision record; no expert was tried.
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// The text that the router read.
+    pub text: String,
+    /// All categories with their probabilities, best first.
+    pub probabilities: Vec<crate::decision::Scored>,
+}
+
+impl Trace {
+    /// The record of what is known so far.
+    pub(super) fn decision(&self, context: &Context) -> Decision {
+        Decision {
+            id: context.id,
+            request_id: context.request_id.to_str().unwrap_or_default().to_owned(),
+            time_ms: now_ms(),
+            model: self.model.clone(),
+            route: self.route.as_ref().map(|r| r.spec.id.clone()),
+            policy: self.route.as_ref().map(|r| r.spec.policy.name()),
+            reading: self.reading.clone().unwrap_or(Reading::NotNeeded),
+            planned: self.planned.clone(),
+            attempts: self.attempts.clone(),
+            expert: self.expert.clone(),
+            path: self.path,
+            status: 200,
+            overhead_us: 0,
+            outcome: std::sync::OnceLock::new(),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Finds what the request's model name stands for; `x-guildhall-force-expert` goes first.
+    ///
+    /// # Errors
+    /// 404 `model_not_found`, with the nearest known name.
+    pub(super) fn resolve(
+        &self,
+        view: &Arc<View>,
+        request: &Decoded,
+        context: &Context,
+        trace: &mut Trace,
+    ) -> Result<Target, ApiError> {
+        trace.model.clone_from(&request.model);
+        trace.view = Some(view.clone());
+        if let Some(name) = context.header("x-guildhall-force-expert") {
+            return match view.experts.get(name) {
+                Some(expert) => Ok(Target::Expert(expert.id().clone())),
+                None => Err(unknown(view, name)),
+            };
+        }
+        if let Some(route) = view.routes.get(request.model.as_str()) {
+            trace.route = Some(route.clone());
+            return Ok(Target::Route(route.clone()));
+        }
+        match view.experts.get(&request.model) {
+            Some(expert) => Ok(Target::Expert(expert.id().clone())),
+            None => Err(unknown(view, &request.model)),
+        }
+    }
+
+    /// Reads the prompt, if the policy wants that, and makes the plan. `None` when the client named the
+    /// expert, or when the router failed and the default expert is to answer.
+    pub(super) async fn plan(
+        &self,
+        view: &Arc<View>,
+        target: &Target,
+        request: &Decoded,
+        context: &Context,
+        trace: &mut Trace,
+    ) -> Option<Arc<Planned>> {
+        let Target::Route(route) = target else { return None };
+        let started = std::time::Instant::now();
+        let mut features = None;
+        if route.policy.reads_features() && !request.text.is_empty() {
+            let (reading, read) = self.encode(&request.text).await;
+            let failed = matches!(reading, Reading::Failed { .. });
+            trace.reading = Some(reading);
+            if failed {
+                trace.routing = started.elapsed();
+                return None;
+            }
+            features = read;
+        }
+        trace.category = features.as_ref().and_then(routing::Features::top).map(|(index, _)| index);
+        if let Some((category, _)) = trace.category.and_then(|at| view.categories.get(at)) {
+            self.metrics.categories.get_or_create(&OfCategory { category: category.name.clone() }).inc();
+        }
+        let held_by = if request.in_tool_loop { self.holder(request, context) } else { None };
+        let asked = routing::Request { features, needs: request.needs, held_by };
+        let fleet = view.experts.fleet().clone();
+        let plan = route.policy.plan(&asked, &fleet, context.id.0);
+        let planned = Arc::new(Planned { request: asked, fleet, plan });
+        trace.planned = Some(planned.clone());
+        trace.routing = started.elapsed();
+        Some(planned)
+    }
+
+    /// Asks the encoder, no longer than the router's deadline.
+    async fn encode(&self, text: &str) -> (Reading, Option<routing::Features>) {
+        let failed = |reason: String| (Reading::Failed { reason }, None);
+        let Some(encoder) = &self.encoder else { return failed("no router model is loaded".into()) };
+        match tokio::time::timeout(self.router_deadline, encoder.features(text)).await {
+            Err(_) => {
+                failed(format!("the router gave no answer within {} ms", self.router_deadline.as_millis()))
+            }
+            Ok(Err(error)) => failed(error.to_string()),
+            Ok(Ok(encoded)) => {
+                let reading = Reading::Read {
+                    stage: encoded.stage.as_str(),
+                    cache: match encoded.cache {
+                        CacheOutcome::Hit => "hit",
+                        CacheOutcome::Miss => "miss",
+                        CacheOutcome::Joined => "joined",
+                    },
+                    tokens: encoded.features.tokens,
+                    truncated_tokens: encoded.truncated_tokens,
+                    queue_us: super::micros(encoded.queue),
+                    forward_us: super::micros(encoded.forward),
+                };
+                (reading, Some(encoded.features))
+            }
+        }
+    }
+
+    fn holder(&self, request: &Decoded, context: &Context) -> Option<ExpertId> {
+        self.sessions.holder(self.session_key(request, context))
+    }
+
+    /// Names the request's conversation.
+    pub(super) fn session_key(&self, request: &Decoded, context: &Context) -> SessionKey {
+        SessionKey::new(context.header("x-guildhall-session"), request.conversation)
+    }
+
+    /// Decides about a request as [`Pipeline::answer`] would, and calls nobody.
+    ///
+    /// # Errors
+    /// As for a request: 400 for a bad body, 404 for an unknown model.
+    pub async fn explain(&self, body: bytes::Bytes) -> Result<Explanation, ApiError> {
+        let context = Context::new(http::HeaderMap::new(), self.ids.decision());
+        let mut trace = Trace::default();
+        let request = super::decode::decode(experts::Operation::ChatCompletions, body, self.limits.max_json_depth)?;
+        let view = self.catalog.view();
+        let target = self.resolve(&view, &request, &context, &mut trace)?;
+        let planned = self.plan(&view, &target, &request, &context, &mut trace).await;
+        let probabilities = planned.as_ref().map(|p| p.top_categories(usize::MAX)).unwrap_or_default();
+        let order = candidates(&target, planned.as_deref().map(|p| &p.plan));
+        trace.expert = order.first().map(|c| c.expert.clone());
+        trace.path = order.first().filter(|c| c.fallback).map(|_| Path::Fallback);
+        let mut decision = trace.decision(&context);
+        decision.overhead_us = super::micros(context.arrival.elapsed());
+        Ok(Explanation { decision, text: request.text, probabilities })
+    }
+}
+
+/// One expert to try.
+pub(super) struct Try {
+    pub(super) expert: ExpertId,
+    /// Whether it is tried only because the plan gave nobody.
+    pub(super) fallback: bool,
+}
+
+/// The order of tries: the expert that the client named, or the plan's candidates and then the route's
+/// default.
+pub(super) fn candidates(target: &Target, plan: Option<&Plan>) -> Vec<Try> {
+    match target {
+        Target::Expert(expert) => vec![Try { expert: expert.clone(), fallback: false }],
+        Target::Route(route) => {
+            let planned = plan.into_iter().flat_map(|p| &p.candidates);
+            let mut order: Vec<Try> =
+                planned.map(|c| Try { expert: c.expert.clone(), fallback: false }).collect();
+            if let Some(default) = &route.spec.default
+                && !order.iter().any(|t| t.expert == *default)
+            {
+                order.push(Try { expert: default.clone(), fallback: true });
+            }
+            order
+        }
+    }
+}
+
+/// 404 for a name that is neither route nor expert.
+pub(crate) fn unknown(view: &View, name: &str) -> ApiError {
+    let known = view.routes.keys().map(ExpertId::as_str).chain(view.experts.ids());
+    let hint = match nearest(name, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "GET /v1/models lists the models; `auto` lets the router choose".into(),
+    };
+    let name: String = name.chars().take(128).collect();
+    ApiError::new(ErrorKind::ModelNotFound, format!("the model `{name}` does not exist; {hint}")).with_param("model")
+}

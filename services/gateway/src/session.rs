@@ -1,0 +1,74 @@
+//! Who answered a conversation last, so that a tool loop stays with its expert.
+//!
+//! A conversation is named by `x-guildhall-session`, or else by the digest of its first messages, which
+//! every later turn repeats. The memory is bounded: the sessions that were quiet longest are forgotten, and
+//! a forgotten tool loop is routed by its last user turn, which is the one that started the loop, so that
+//! the same policy sends it to the same expert.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use routing::ExpertId;
+
+/// The memory of conversations.
+pub struct Sessions {
+    holders: Cache<u64, ExpertId>,
+}
+
+/// Names a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionKey(u64);
+
+impl SessionKey {
+    /// The key of a request: the client's own name for the session, or the conversation's digest.
+    pub fn new(named: Option<&str>, conversation: u64) -> Self {
+        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        match named {
+            Some(name) => Self(hasher.hash_one(("named", name))),
+            None => Self(hasher.hash_one(("opening", conversation))),
+        }
+    }
+}
+
+impl Sessions {
+    /// A memory of `capacity` conversations.
+    pub fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self { holders: Cache::new(capacity) })
+    }
+
+    /// Who answered this conversation last.
+    pub fn holder(&self, key: SessionKey) -> Option<ExpertId> {
+        self.holders.get(&key.0)
+    }
+
+    /// Notes who answered.
+    pub fn hold(&self, key: SessionKey, expert: &ExpertId) {
+        self.holders.insert(key.0, expert.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_and_an_opening_are_different_sessions() {
+        let sessions = Sessions::new(100);
+        let expert = ExpertId::new("coder").unwrap();
+        sessions.hold(SessionKey::new(Some("s1"), 7), &expert);
+        assert_eq!(sessions.holder(SessionKey::new(Some("s1"), 8)), Some(expert));
+        assert_eq!(sessions.holder(SessionKey::new(None, 7)), None);
+        assert_eq!(sessions.holder(SessionKey::new(Some("s2"), 7)), None);
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        let sessions = Sessions::new(16);
+        let expert = ExpertId::new("coder").unwrap();
+        for n in 0..10_000 {
+            sessions.hold(SessionKey::new(None, n), &expert);
+        }
+        assert!(sessions.holders.len() <= 32);
+    }
+}
