@@ -1,0 +1,159 @@
+//! Router bundles: a directory with a graph, a tokenizer and the manifest that vouches for both.
+
+mod manifest;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tokenizers::Tokenizer;
+
+use crate::window::Windows;
+
+pub use manifest::{Calibration, Category, EncoderSpec, FORMAT, FileEntry, Golden, Manifest, Pooling};
+
+pub(crate) const MANIFEST: &str = "bundle.yaml";
+pub(crate) const MODEL: &str = "model.onnx";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const GRAPH_INPUTS: [&str; 2] = ["attention_mask", "input_ids"];
+
+/// A bundle whose files are complete and are the ones that its manifest names.
+///
+/// The graph's bytes are held as they were checked, so that what is loaded is what was hashed, whatever
+/// happens to the directory meanwhile. Whether the graph does what the manifest says is checked when
+/// [`crate::Encoder::start`] runs it.
+pub struct Bundle {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Where the bundle was read from.
+    pub dir: PathBuf,
+    pub(crate) model: Vec<u8>,
+    pub(crate) windows: Windows,
+}
+
+/// Why a bundle cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// There is no manifest in the directory.
+    #[error("{}: {source}; a router bundle is a directory with {MANIFEST}, {MODEL} and {TOKENIZER}: give the directory of one, such as router-models/default", path.display())]
+    NoManifest {
+        /// The manifest that was looked for.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The manifest is not in the form that it must have.
+    #[error("{}: {problem}; correct the manifest or restore it from where the bundle came from", path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Place and kind of the mistake.
+        problem: String,
+    },
+    /// A file that the manifest names cannot be read.
+    #[error("{}: {source}; restore the file from where the bundle came from", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is shorter or longer than the manifest says.
+    #[error(
+        "{}: {found} bytes, the manifest says {expected}: the file was cut off or replaced; copy it again from where the bundle came from", path.display()
+    )]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// Bytes by the manifest.
+        expected: u64,
+        /// Bytes on disk.
+        found: u64,
+    },
+    /// A file has the right length and the wrong content.
+    #[error(
+        "{}: sha256 is {found}, the manifest says {expected}: the file was changed or damaged; copy it again from where the bundle came from, or write the manifest anew if the change was intended", path.display()
+    )]
+    Hash {
+        /// The file.
+        path: PathBuf,
+        /// SHA-256 by the manifest.
+        expected: String,
+        /// SHA-256 of the content.
+        found: String,
+    },
+    /// The tokenizer cannot be used.
+    #[error("{}: {problem}; use the tokenizer.json that was exported with the encoder", path.display())]
+    Tokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Bundle {
+    /// Reads a bundle and checks every file against the manifest. Blocks for as long as reading and
+    /// hashing take (some 0.1 s for 40 MB).
+    ///
+    /// # Errors
+    /// [`BundleError`] naming the file, what is wrong with it and what to do.
+    pub fn open(dir: &Path) -> Result<Self, BundleError> {
+        let path = dir.join(MANIFEST);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(source) => return Err(BundleError::NoManifest { path, source }),
+        };
+        let manifest: Manifest = match serde_saphyr::from_str(&text) {
+            Ok(manifest) => manifest,
+            Err(error) => return Err(BundleError::Manifest { path, problem: error.to_string() }),
+        };
+        if let Some((field, problem)) = manifest.problem() {
+            return Err(BundleError::Manifest { path, problem: format!("{field} {problem}") });
+        }
+
+        let mut model = Vec::new();
+        let mut tokenizer = Vec::new();
+        for (name, entry) in &manifest.files {
+            let content = read_checked(&dir.join(name), entry)?;
+            match name.as_str() {
+                MODEL => model = content,
+                TOKENIZER => tokenizer = content,
+                _ => {}
+            }
+        }
+        let windows =
+            Tokenizer::from_bytes(&tokenizer).map_err(|error| error.to_string()).and_then(Windows::new);
+        let windows =
+            windows.map_err(|problem| BundleError::Tokenizer { path: dir.join(TOKENIZER), problem })?;
+        Ok(Self { manifest, dir: dir.to_owned(), model, windows })
+    }
+}
+
+fn read_checked(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, BundleError> {
+    // The length is looked at first: a cut-off file is named as such, and a wrong huge one is not read.
+    let unreadable = |source| BundleError::Unreadable { path: path.to_owned(), source };
+    let size = |found| BundleError::Size { path: path.to_owned(), expected: entry.bytes, found };
+    let found = std::fs::metadata(path).map_err(unreadable)?.len();
+    if found != entry.bytes {
+        return Err(size(found));
+    }
+    let content = std::fs::read(path).map_err(unreadable)?;
+    if content.len() as u64 != entry.bytes {
+        return Err(size(content.len() as u64));
+    }
+    let found = hex(&Sha256::digest(&content));
+    if found != entry.sha256 {
+        return Err(BundleError::Hash { path: path.to_owned(), expected: entry.sha256.clone(), found });
+    }
+    Ok(content)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

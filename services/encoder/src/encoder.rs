@@ -1,0 +1,330 @@
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use routing::Features;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::bundle::{Bundle, Manifest};
+use crate::cache::{DecisionCache, Found};
+use crate::config::EncoderConfig;
+use crate::metrics::EncoderMetrics;
+use crate::model::Heads;
+use crate::queue::{Item, Queue, Row};
+use crate::runtime::Runtime;
+use crate::start::{self, EncoderError};
+use crate::window::{Excerpt, Tokenized, Windows};
+
+/// Bytes of text that are tokenised where the caller runs; more goes to a thread for blocking work.
+/// Tokenising takes some 0.15 microseconds a byte (bench `tokenise`), so the caller's thread, which may
+/// serve sockets, is held for at most about 0.3 ms.
+const TOKENISE_INLINE: usize = 2 << 10;
+
+/// Text to features: a handle to the sessions of one bundle, cheap to clone.
+///
+/// When the last handle is dropped the sessions' threads finish what is queued and end;
+/// [`Encoder::shutdown`] does the same and waits for them.
+#[derive(Clone)]
+pub struct Encoder(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub manifest: Manifest,
+    pub windows: Windows,
+    pub queue: Arc<Queue>,
+    pub permits: Arc<Semaphore>,
+    pub cache: DecisionCache,
+    pub metrics: EncoderMetrics,
+    pub provider: &'static str,
+    pub max_batch: usize,
+    pub threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// One prompt, read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// What was read out of it.
+    pub features: Features,
+    /// Who read it.
+    pub stage: Stage,
+    /// How the cache took part.
+    pub cache: CacheOutcome,
+    /// Tokens of the prompt that were not read.
+    pub truncated_tokens: u32,
+    /// Whether `features.tokens` and `truncated_tokens` are estimates (prompts beyond 8 KiB).
+    pub estimated: bool,
+    /// Time that the prompt was queued for its forward pass; zero on a cache hit.
+    pub queue: Duration,
+    /// Time of that forward pass; zero on a cache hit.
+    pub forward: Duration,
+}
+
+/// What gave an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The bundle's graph.
+    Encoder,
+}
+
+/// How the decision cache took part in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheOutcome {
+    /// The answer was there.
+    Hit,
+    /// The answer was computed for this prompt.
+    Miss,
+    /// The answer was being computed for an identical prompt.
+    Joined,
+}
+
+impl CacheOutcome {
+    /// The name, as in records, headers and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Joined => "joined",
+        }
+    }
+}
+
+/// One text's embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// `[d]`, L2-normalised.
+    pub vector: Arc<[f32]>,
+    /// Tokens that it rests on, special tokens included.
+    pub tokens: u32,
+}
+
+/// Why a text was not encoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The queue is full; later it may not be.
+    #[error("the encoder's queue is full; retry later, or raise encoder.queue_limit or encoder.sessions")]
+    Overloaded,
+    /// The encoder was shut down.
+    #[error("the encoder has been shut down")]
+    Closed,
+    /// The text could not be tokenised.
+    #[error("the prompt could not be tokenised: {0}")]
+    Tokenizer(String),
+    /// The forward pass failed.
+    #[error("the encoder's forward pass failed: {0}")]
+    Inference(String),
+    /// The forward pass gave something that is not a number.
+    #[error("the encoder's {0} holds values that are not finite numbers")]
+    NotFinite(&'static str),
+}
+
+/// A decision as it is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Decision {
+    pub features: Features,
+    pub truncated_tokens: u32,
+    pub estimated: bool,
+    pub queue: Duration,
+    pub forward: Duration,
+}
+
+impl Decision {
+    fn new(text: &Tokenized, row: &Row) -> Self {
+        Self {
+            features: Features {
+                embedding: row.embedding.clone(),
+                probabilities: row.probabilities.clone(),
+                tokens: text.tokens,
+                truncated: text.truncated_tokens > 0,
+            },
+            truncated_tokens: text.truncated_tokens,
+            estimated: text.estimated,
+            queue: row.queue,
+            forward: row.forward,
+        }
+    }
+
+    fn answer(self, cache: CacheOutcome) -> Encoded {
+        let spent = |time| if cache == CacheOutcome::Hit { Duration::ZERO } else { time };
+        Encoded {
+            stage: Stage::Encoder,
+            cache,
+            truncated_tokens: self.truncated_tokens,
+            estimated: self.estimated,
+            queue: spent(self.queue),
+            forward: spent(self.forward),
+            features: self.features,
+        }
+    }
+}
+
+impl Encoder {
+    /// Builds the sessions, warms them up and lets the bundle's golden input come out again; an encoder
+    /// that was returned is ready. Blocks for as long as that takes (about a second on a CPU, longer on
+    /// an accelerator): call it from a thread for blocking work.
+    ///
+    /// # Errors
+    /// [`EncoderError`] when the settings cannot be, the graph is not what the manifest says, the
+    /// execution provider does not start, or the golden input gives something else.
+    pub fn start(bundle: Bundle, config: &EncoderConfig, runtime: &Runtime) -> Result<Self, EncoderError> {
+        start::start(bundle, config, runtime).map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// Reads one prompt: the cache's answer, or a forward pass over the routing window. Identical prompts
+    /// at the same time share one pass. Dropping the future gives up the place in the queue.
+    ///
+    /// # Errors
+    /// [`EncodeError::Overloaded`] at once when the queue is full; otherwise what went wrong on the way.
+    pub async fn features(&self, text: &str) -> Result<Encoded, EncodeError> {
+        let inner = &*self.0;
+        let excerpt = Excerpt::of(text);
+        let (decision, outcome) = match inner.cache.find(&excerpt.key()).await {
+            Found::Hit(decision) => (decision, CacheOutcome::Hit),
+            Found::Joined(decision) => (decision, CacheOutcome::Joined),
+            Found::Lead(lead) => {
+                let decision = self.decide(&excerpt).await?;
+                // Refused when it weighs more than the cache holds; those who wait get it all the same.
+                let _ = lead.insert(decision.clone());
+                (decision, CacheOutcome::Miss)
+            }
+        };
+        inner.metrics.count_cache(outcome);
+        Ok(decision.answer(outcome))
+    }
+
+    async fn decide(&self, excerpt: &Excerpt<'_>) -> Result<Decision, EncodeError> {
+        let permit = self.try_permit()?;
+        let text = self.tokenise(excerpt).await?;
+        self.0.observe(&text);
+        let row = self.0.submit(text.ids.clone(), Heads::All, Some(permit));
+        let row = row.await.map_err(|_| EncodeError::Closed)??;
+        Ok(Decision::new(&text, &row))
+    }
+
+    async fn tokenise(&self, excerpt: &Excerpt<'_>) -> Result<Tokenized, EncodeError> {
+        if excerpt.len() <= TOKENISE_INLINE {
+            return self.0.window(excerpt);
+        }
+        let inner = Arc::clone(&self.0);
+        let excerpt = excerpt.to_owned();
+        let task = tokio::task::spawn_blocking(move || inner.window(&excerpt.borrow()));
+        task.await.map_err(|error| EncodeError::Tokenizer(error.to_string()))?
+    }
+
+    /// Embeds texts by their head windows of [`crate::EncoderSpec::embedding_max_tokens`], in order. At
+    /// most `max_batch` of them are queued at a time, so that a long list does not shut out others.
+    ///
+    /// # Errors
+    /// [`EncodeError::Overloaded`] when the queue is full; otherwise what went wrong on the way.
+    pub async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>, EncodeError> {
+        let mut permit = Some(self.try_permit()?);
+        let inner = Arc::clone(&self.0);
+        let windows = tokio::task::spawn_blocking(move || {
+            let limit = inner.manifest.encoder.embedding_max_tokens;
+            texts.iter().map(|text| inner.windows.head(text, limit)).collect::<Result<Vec<_>, _>>()
+        });
+        let windows = windows.await.map_err(|error| EncodeError::Tokenizer(error.to_string()))?;
+        let windows = windows.map_err(EncodeError::Tokenizer)?;
+
+        let mut embeddings = Vec::with_capacity(windows.len());
+        for group in windows.chunks(self.0.max_batch) {
+            let mut rows = Vec::with_capacity(group.len());
+            for window in group {
+                self.0.observe(window);
+                // The first place was had at once or not at all; for the others this list waits its turn.
+                let permit = match permit.take() {
+                    Some(permit) => permit,
+                    None => {
+                        Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| EncodeError::Closed)?
+                    }
+                };
+                rows.push(self.0.submit(window.ids.clone(), Heads::Embedding, Some(permit)));
+            }
+            for (window, row) in group.iter().zip(rows) {
+                let row = row.await.map_err(|_| EncodeError::Closed)??;
+                embeddings.push(Embedding { vector: row.embedding, tokens: window.ids.len() as u32 });
+            }
+        }
+        Ok(embeddings)
+    }
+
+    fn try_permit(&self) -> Result<OwnedSemaphorePermit, EncodeError> {
+        Arc::clone(&self.0.permits).try_acquire_owned().map_err(|error| match error {
+            tokio::sync::TryAcquireError::Closed => EncodeError::Closed,
+            tokio::sync::TryAcquireError::NoPermits => {
+                self.0.metrics.refusals.inc();
+                EncodeError::Overloaded
+            }
+        })
+    }
+
+    /// A prompt's routing window, as [`Encoder::features`] reads it.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenizer`].
+    pub fn tokenize_window(&self, text: &str) -> Result<Tokenized, EncodeError> {
+        self.0.window(&Excerpt::of(text))
+    }
+
+    /// The manifest of the bundle that is served.
+    pub fn bundle(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    /// The counters and timers.
+    pub fn metrics(&self) -> &EncoderMetrics {
+        &self.0.metrics
+    }
+
+    /// What computes the forward passes: `cpu`, `cuda` or `tensorrt`.
+    pub fn execution_provider(&self) -> &str {
+        self.0.provider
+    }
+
+    /// Takes no more texts, finishes what is queued and waits for the sessions' threads to end. Blocks.
+    pub fn shutdown(&self) {
+        self.0.permits.close();
+        self.0.queue.close();
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the encoder had panicked");
+            }
+        }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Inner {
+    pub(crate) fn window(&self, excerpt: &Excerpt<'_>) -> Result<Tokenized, EncodeError> {
+        self.windows.routing(excerpt, self.manifest.encoder.max_tokens).map_err(EncodeError::Tokenizer)
+    }
+
+    fn observe(&self, text: &Tokenized) {
+        self.metrics.prompt_tokens.observe(f64::from(text.tokens));
+        if text.truncated_tokens > 0 {
+            self.metrics.truncations.inc();
+        }
+    }
+
+    pub(crate) fn submit(
+        &self,
+        ids: Vec<u32>,
+        heads: Heads,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> oneshot::Receiver<Result<Row, EncodeError>> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(Item { ids, heads, enqueued: Instant::now(), reply, permit });
+        answer
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}

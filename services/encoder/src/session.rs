@@ -1,0 +1,199 @@
+//! ONNX Runtime sessions as models.
+
+use ort::ep::{self, ExecutionProvider};
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
+use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+
+use crate::bundle::{GRAPH_INPUTS, Manifest};
+use crate::config::EncoderConfig;
+use crate::model::{Batch, Heads, Matrix, Model, Outputs};
+use crate::runtime::Runtime;
+
+const EMBEDDING: &str = "embedding";
+const LOGITS: &str = "category_logits";
+
+/// Execution providers as sessions are built with them; `auto` has been decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Cpu,
+    Cuda,
+    Tensorrt,
+}
+
+impl Engine {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Tensorrt => "tensorrt",
+        }
+    }
+
+    /// Whether the loaded library was built with it. It may still fail to start.
+    pub(crate) fn in_library(self) -> bool {
+        match self {
+            Self::Cpu => true,
+            Self::Cuda => ep::CUDA::is_available().unwrap_or(false),
+            Self::Tensorrt => ep::TensorRT::is_available().unwrap_or(false),
+        }
+    }
+}
+
+/// One session with the two ways to run it.
+pub(crate) struct OrtModel {
+    session: Session,
+    everything: RunOptions<HasSelectedOutputs>,
+    embedding: RunOptions<HasSelectedOutputs>,
+    dimensions: usize,
+    categories: usize,
+}
+
+impl OrtModel {
+    /// Builds a session over `graph` and checks its inputs and outputs against the manifest.
+    ///
+    /// # Errors
+    /// What ONNX Runtime said, or how the graph departs from the manifest.
+    pub(crate) fn build(
+        runtime: &Runtime,
+        graph: &[u8],
+        manifest: &Manifest,
+        engine: Engine,
+        config: &EncoderConfig,
+    ) -> Result<Self, String> {
+        let session = session(runtime, graph, manifest, engine, config).map_err(|error| error.to_string())?;
+        check_graph(&session, manifest)?;
+        let options = |outputs: OutputSelector| {
+            RunOptions::new().map(|o| o.with_outputs(outputs)).map_err(|error| error.to_string())
+        };
+        Ok(Self {
+            session,
+            everything: options(OutputSelector::no_default().with(EMBEDDING).with(LOGITS))?,
+            embedding: options(OutputSelector::no_default().with(EMBEDDING))?,
+            dimensions: manifest.encoder.dimensions,
+            categories: manifest.categories.len(),
+        })
+    }
+}
+
+impl Model for OrtModel {
+    fn forward(&mut self, batch: &Batch, heads: Heads) -> Result<Outputs, String> {
+        let failed = |error: ort::Error| error.to_string();
+        let shape = [batch.rows, batch.width];
+        let ids = TensorRef::from_array_view((shape, batch.ids.as_slice())).map_err(failed)?;
+        let mask = TensorRef::from_array_view((shape, batch.mask.as_slice())).map_err(failed)?;
+        let options = match heads {
+            Heads::All => &self.everything,
+            Heads::Embedding => &self.embedding,
+        };
+        let inputs = ort::inputs!["input_ids" => ids, "attention_mask" => mask];
+        let outputs = self.session.run_with_options(inputs, options).map_err(failed)?;
+        let matrix = |name: &str, width: usize| {
+            let value = outputs.get(name).ok_or_else(|| format!("the graph gave no {name}"))?;
+            let (shape, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
+            if shape.iter().map(|&size| usize::try_from(size).ok()).ne([Some(batch.rows), Some(width)]) {
+                return Err(format!("{name} came as {shape:?}, expected [{}, {width}]", batch.rows));
+            }
+            Ok(Matrix { values: values.to_vec(), width })
+        };
+        Ok(Outputs {
+            embedding: matrix(EMBEDDING, self.dimensions)?,
+            logits: match heads {
+                Heads::All => matrix(LOGITS, self.categories)?,
+                Heads::Embedding => Matrix::default(),
+            },
+        })
+    }
+}
+
+fn session(
+    runtime: &Runtime,
+    graph: &[u8],
+    manifest: &Manifest,
+    engine: Engine,
+    config: &EncoderConfig,
+) -> ort::Result<Session> {
+    let longest = manifest.encoder.embedding_max_tokens;
+    let providers = match engine {
+        // The arena keeps what the largest batch needed, which the limits on batches bound; without it
+        // every pass maps and unmaps its activations.
+        Engine::Cpu => vec![ep::CPU::default().with_arena_allocator(true).build()],
+        // TF32 off: the answers shall be those of the CPU.
+        Engine::Cuda => {
+            vec![
+                ep::CUDA::default()
+                    .with_device_id(config.device_id)
+                    .with_tf32(false)
+                    .build()
+                    .error_on_failure(),
+            ]
+        }
+        // The range of shapes is fixed beforehand, or an engine is built anew for every larger batch.
+        Engine::Tensorrt => {
+            let shapes = |rows: usize, width: usize| {
+                GRAPH_INPUTS.map(|input| format!("{input}:{rows}x{width}")).join(",")
+            };
+            let rows = config.max_batch.max(1);
+            let typical = (rows.div_ceil(4), manifest.encoder.max_tokens);
+            vec![
+                ep::TensorRT::default()
+                    .with_device_id(config.device_id)
+                    .with_profile_min_shapes(shapes(1, 1))
+                    .with_profile_opt_shapes(shapes(typical.0, typical.1))
+                    .with_profile_max_shapes(shapes(rows, longest))
+                    .build()
+                    .error_on_failure(),
+            ]
+        }
+    };
+    Session::builder(runtime.environment())?
+        .with_execution_providers(providers)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(config.intra_op_threads)?
+        .with_inter_threads(1)?
+        .with_parallel_execution(false)?
+        // A spinning pool burns the cores that serve sockets.
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?
+        // Patterns are learnt per shape, and every batch has another one.
+        .with_memory_pattern(false)?
+        .commit_from_memory(graph)
+}
+
+/// Names, types and widths, as far as the graph states them; what it leaves open is checked when it runs.
+fn check_graph(session: &Session, manifest: &Manifest) -> Result<(), String> {
+    let find =
+        |outlets: &[Outlet], name: &str| outlets.iter().find(|o| o.name() == name).map(|o| o.dtype().clone());
+    for name in GRAPH_INPUTS {
+        match find(session.inputs(), name) {
+            Some(ValueType::Tensor { ty: TensorElementType::Int64, shape, .. }) if shape.len() == 2 => {}
+            Some(other) => return Err(format!("input {name} is {other:?}, expected int64 [b, t]")),
+            None => return Err(format!("the graph has no input {name}")),
+        }
+    }
+    if let Some(extra) = session.inputs().iter().find(|i| !GRAPH_INPUTS.contains(&i.name())) {
+        return Err(format!("the graph asks for an input {} that nobody gives", extra.name()));
+    }
+    let outputs = [
+        (EMBEDDING, manifest.encoder.dimensions, "encoder.dimensions"),
+        (LOGITS, manifest.categories.len(), "the number of categories"),
+    ];
+    for (name, width, origin) in outputs {
+        match find(session.outputs(), name) {
+            Some(ValueType::Tensor { ty: TensorElementType::Float32, shape, .. }) if shape.len() == 2 => {
+                // A size that the graph leaves open is -1.
+                if let Ok(found) = usize::try_from(shape[1])
+                    && found != width
+                {
+                    return Err(format!(
+                        "output {name} is {found} wide, {origin} in {} says {width}",
+                        crate::bundle::MANIFEST
+                    ));
+                }
+            }
+            Some(other) => return Err(format!("output {name} is {other:?}, expected float32 [b, {width}]")),
+            None => return Err(format!("the graph has no output {name}")),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+use std::sync::Arc;
+
+use encoder::{CacheOutcome, EncoderConfig, Stage};
+
+use crate::common::{config, encoder};
+
+#[tokio::test]
+async fn a_prompt_gives_a_distribution_over_the_categories_and_a_unit_vector() {
+    let encoder = encoder(&config());
+    let read = encoder.features("please sort the list in python").await.unwrap();
+    let sum: f32 = read.features.probabilities.iter().sum();
+    assert!((sum - 1.0).abs() < 1e-5);
+    let norm: f32 = read.features.embedding.iter().map(|x| x * x).sum();
+    assert!((norm - 1.0).abs() < 1e-4);
+    assert_eq!(read.features.probabilities.len(), encoder.bundle().categories.len());
+    assert_eq!(read.features.tokens, 6);
+    assert_eq!((read.stage, read.cache), (Stage::Encoder, CacheOutcome::Miss));
+    assert_eq!((read.truncated_tokens, read.estimated), (0, false));
+    assert_eq!(encoder.execution_provider(), "cpu");
+    encoder.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_gives_the_same_alone_and_in_a_mixed_batch() {
+    let alone = encoder(&EncoderConfig { cache_entries: 0, max_batch: 1, ..config() });
+    let together = encoder(&EncoderConfig { cache_entries: 0, sessions: 1, max_wait_us: 50_000, ..config() });
+    let prompts: Vec<String> =
+        (0..60).map(|n| "sort the list 7 times ".repeat(1 + n % 3) + &n.to_string()).collect();
+    let tasks: Vec<_> = prompts
+        .iter()
+        .cloned()
+        .map(|prompt| {
+            let together = together.clone();
+            tokio::spawn(async move { together.features(&prompt).await.unwrap().features })
+        })
+        .collect();
+    for (prompt, task) in prompts.iter().zip(tasks) {
+        let (one, many) = (alone.features(prompt).await.unwrap().features, task.await.unwrap());
+        assert_eq!(one.top().unwrap().0, many.top().unwrap().0, "{prompt}");
+        for (a, b) in one.probabilities.iter().zip(&*many.probabilities) {
+            assert!((a - b).abs() < 1e-4, "{prompt}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn bulk_work_gives_what_single_prompts_give_in_their_order() {
+    let encoder = encoder(&config());
+    let prompts: Vec<String> =
+        (0..300).map(|n| "prove the theorem ".repeat(n % 9) + &n.to_string()).collect();
+    let mut seen = 0;
+    let bulk = encoder.features_batch(&prompts, |done| seen = done).unwrap();
+    assert_eq!((bulk.len(), seen), (prompts.len(), prompts.len()));
+    let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (prompt, bulk) in prompts.iter().zip(&bulk) {
+        let one = tokio.block_on(encoder.features(prompt)).unwrap().features;
+        assert_eq!((one.tokens, one.truncated), (bulk.tokens, bulk.truncated));
+        for (a, b) in one.probabilities.iter().zip(&*bulk.probabilities) {
+            assert!((a - b).abs() < 1e-4, "{prompt}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_time_comes_from_the_cache_and_identical_prompts_share_a_pass() {
+    let encoder = encoder(&config());
+    let prompt: Arc<str> = "say hello".into();
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let (encoder, prompt) = (encoder.clone(), prompt.clone());
+            tokio::spawn(async move { encoder.features(&prompt).await.unwrap() })
+        })
+        .collect();
+    let mut misses = 0;
+    for task in tasks {
+        misses += usize::from(task.await.unwrap().cache == CacheOutcome::Miss);
+    }
+    assert_eq!(misses, 1);
+    let again = encoder.features(&prompt).await.unwrap();
+    assert_eq!(again.cache, CacheOutcome::Hit);
+    assert!(again.forward.is_zero() && again.queue.is_zero());
+}
