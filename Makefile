@@ -1,0 +1,91 @@
+# Everything here can be repeated; `make help` lists it. Needs a Rust toolchain (rustup reads
+# rust-toolchain.toml), Python 3 with pip, and GNU make. The network is used for package registries only.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+CARGO ?= cargo
+PYTHON ?= python3
+VENV := .guildhall/venv
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# cargo-nextest runs each test in its own process and ends with one summary for all of them.
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.9 or newer (with pip), or set PYTHON=" >&2; exit 1; }
+
+.PHONY: deps
+deps: tools ## Fetch the ONNX Runtime library
+	@$(PYTHON) scripts/fetch-onnxruntime
+
+.PHONY: deps-test
+deps-test: deps $(VENV)/installed ## Also fetch the Python clients that the tests use
+
+$(VENV)/installed: tests/requirements.txt
+	@echo "Installing the Python clients for tests into $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make virtual environments (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	@touch $@
+
+.PHONY: run
+run: deps ## Build in release mode and start the gateway with its demo experts
+	@echo "Building guildhall and mock-expert in release mode (the first time takes some minutes)"
+	@$(CARGO) build --release --locked --package gateway --package mock-expert --bins
+	@$(PYTHON) scripts/run
+
+.PHONY: test
+test: deps-test ## Run all tests
+	@echo "Building the programs that the black-box tests start"
+	@$(CARGO) build --locked --workspace --bins
+	@echo "Running the documentation tests"
+	@$(CARGO) test --locked --workspace --doc --quiet
+	@echo "Running all other tests$(if $(NEXTEST), with cargo-nextest)"
+	@$(if $(NEXTEST),$(CARGO) nextest run --locked --workspace --no-fail-fast,$(CARGO) test --locked --workspace --no-fail-fast --lib --bins --tests)
+
+.PHONY: lint
+lint: tools ## Check formatting, lints, documentation and, where installed, dependencies
+	@echo "Formatting"
+	@$(CARGO) fmt --all --check
+	@echo "Clippy"
+	@$(CARGO) clippy --locked --workspace --all-targets --quiet -- --deny warnings
+	@echo "Documentation"
+	@RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo "Dependencies"; $(CARGO) deny --log-level error check bans licenses sources; \
+	else \
+		echo "Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny --locked)"; \
+	fi
+
+.PHONY: fmt
+fmt: tools ## Format the code
+	@$(CARGO) fmt --all
+
+.PHONY: gen
+gen: tools ## Write the generated files anew: configuration schema, OpenAPI document
+	@$(CARGO) build --locked --package gateway --bin guildhall
+	@$(TARGET)/debug/guildhall schema > config/.schema.tmp && mv config/.schema.tmp config/guildhall.schema.json
+	@$(TARGET)/debug/guildhall openapi > docs/.openapi.tmp && mv docs/.openapi.tmp docs/openapi.json
+	@echo "config/guildhall.schema.json and docs/openapi.json are fresh"
+
+.PHONY: bench
+bench: deps ## Run the benchmarks of the packages
+	@$(CARGO) bench --locked --workspace --benches
+
+.PHONY: load
+load: deps ## Measure the gateway's cost per request beside a bare proxy (Linux, two CPUs)
+	@$(CARGO) build --release --locked --package gateway --package mock-expert --package loadtest --bins
+	@$(PYTHON) loadtest/run.py hop $(ARGS)
+
+.PHONY: clean
+clean: tools ## Remove what was built and fetched; stored experts and the admin token stay
+	@$(CARGO) clean
+	@rm -rf .guildhall/onnxruntime $(VENV) .guildhall/.fetch-* .guildhall/.old-*
