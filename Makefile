@@ -32,6 +32,7 @@ deps-test: deps $(VENV)/installed ## Also fetch the Python clients that the test
 
 $(VENV)/installed: tests/requirements.txt
 	@echo "Installing the Python clients for tests into $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "the tests need Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make virtual environments (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 	@touch $@
