@@ -5,7 +5,6 @@ mod manifest;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use crate::window::Windows;
@@ -139,21 +138,13 @@ fn read_checked(path: &Path, entry: &FileEntry) -> Result<Vec<u8>, BundleError> 
         return Err(size(found));
     }
     let content = std::fs::read(path).map_err(unreadable)?;
-    if content.len() as u64 != entry.bytes {
-        return Err(size(content.len() as u64));
+    let found = FileEntry::of(&content);
+    if found.bytes != entry.bytes {
+        return Err(size(found.bytes));
     }
-    let found = hex(&Sha256::digest(&content));
-    if found != entry.sha256 {
-        return Err(BundleError::Hash { path: path.to_owned(), expected: entry.sha256.clone(), found });
+    if found.sha256 != entry.sha256 {
+        let (expected, found) = (entry.sha256.clone(), found.sha256);
+        return Err(BundleError::Hash { path: path.to_owned(), expected, found });
     }
     Ok(content)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

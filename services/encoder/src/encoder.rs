@@ -328,3 +328,6 @@ impl Drop for Inner {
         self.queue.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

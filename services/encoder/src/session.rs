@@ -197,3 +197,6 @@ fn check_graph(session: &Session, manifest: &Manifest) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// The version of the manifest's layout that this package reads.
 pub const FORMAT: u32 = 1;
@@ -105,6 +107,19 @@ pub struct Golden {
     pub probabilities: Vec<f32>,
     /// The first values of the embedding.
     pub embedding_head: Vec<f32>,
+}
+
+impl FileEntry {
+    /// The identity of a file with this content.
+    pub fn of(content: &[u8]) -> Self {
+        let digest = Sha256::digest(content);
+        let sha256 = digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        Self { sha256, bytes: content.len() as u64 }
+    }
 }
 
 impl Manifest {

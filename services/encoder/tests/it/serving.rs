@@ -80,3 +80,60 @@ async fn the_second_time_comes_from_the_cache_and_identical_prompts_share_a_pass
     assert_eq!(again.cache, CacheOutcome::Hit);
     assert!(again.forward.is_zero() && again.queue.is_zero());
 }
+
+#[tokio::test]
+async fn texts_are_embedded_in_order_by_their_heads() {
+    let encoder = encoder(&config());
+    let long = "say hello ".repeat(40);
+    let texts = ["hello", "", &long, "sort the list"].map(String::from).to_vec();
+    let embeddings = encoder.embed(texts).await.unwrap();
+    assert_eq!(embeddings.iter().map(|e| e.tokens).collect::<Vec<_>>(), [3, 2, 32, 5]);
+    let hello = encoder.features("hello").await.unwrap().features.embedding;
+    for (a, b) in embeddings[0].vector.iter().zip(&*hello) {
+        assert!((a - b).abs() < 1e-5);
+    }
+    assert!(encoder.embed(Vec::new()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_prompt_of_megabytes_is_read_at_its_ends_and_says_so() {
+    let encoder = encoder(&config());
+    let prompt = "sort the list ".repeat(300_000);
+    let read = encoder.features(&prompt).await.unwrap();
+    assert!(read.estimated && read.features.truncated);
+    assert_eq!(read.truncated_tokens + 14, read.features.tokens);
+    assert_eq!(encoder.features(&prompt).await.unwrap().cache, CacheOutcome::Hit);
+    assert_eq!(encoder.tokenize_window(&prompt).unwrap().ids.len(), 16);
+}
+
+#[tokio::test]
+async fn any_text_is_read_even_none() {
+    let encoder = encoder(&config());
+    for text in ["", " ", "\0\u{1}\u{feff}", "\u{202e}\u{0301}", "🦀🦀🦀", "日本語", "[CLS][SEP][PAD]"]
+    {
+        let read = encoder.features(text).await.unwrap();
+        assert!((read.features.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_carry_their_full_names() {
+    let encoder = encoder(&config());
+    encoder.features("say hello").await.unwrap();
+    encoder.features(&"say hello ".repeat(20)).await.unwrap();
+    let mut registry = prometheus_client::registry::Registry::default();
+    encoder.metrics().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "guildhall_encoder_truncations_total 1",
+        "guildhall_encoder_cache_total{outcome=\"miss\"} 2",
+        "guildhall_encoder_refusals_total 0",
+        "guildhall_encoder_prompt_tokens_count 2",
+        "guildhall_encoder_queue_seconds_count 2",
+        "guildhall_encoder_batch_size_count 2",
+        "guildhall_encoder_forward_seconds_count 2",
+    ] {
+        assert!(text.contains(line), "{line} is not in:\n{text}");
+    }
+}
