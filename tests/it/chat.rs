@@ -1,0 +1,194 @@
+//! The data plane's wire format, streamed and not.
+
+use e2e::{Client, Gateway};
+use serde_json::{Value, json};
+
+use crate::support::{ask, fixed, last_body, llm, mock};
+
+#[tokio::test]
+async fn a_chat_is_passed_on_with_only_the_model_replaced() {
+    let mock = mock().await;
+    let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
+    let gateway = Gateway::start(&config).unwrap();
+    let body = r#"{ "messages":[{"role":"user","content":"caf\u00e9"}],  "model" : "auto","x_unknown":{"model":"kept"},"temperature":1.50 }"#;
+    let client = Client::default();
+    let answer =
+        client.send("POST", &gateway.v1("chat/completions"), &[("x-request-id", "req-of-the-test")], body).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(last_body(&mock), body.replace("\"auto\"", "\"coder\""));
+    assert_eq!(answer.json()["model"], "coder");
+    assert_eq!(answer.header("x-request-id"), "req-of-the-test");
+    assert_eq!(answer.header("content-type"), "application/json");
+    let shown = |name: &str| answer.header(&format!("x-guildhall-{name}")).to_owned();
+    assert_eq!(
+        (shown("route"), shown("policy"), shown("expert"), shown("path"), shown("attempts")),
+        ("auto".into(), "static".into(), "coder".into(), "upstream".into(), "1".into())
+    );
+    assert!(shown("decision").starts_with("d-"));
+    assert!(shown("overhead-ms").parse::<f64>().is_ok());
+    assert!(answer.header("server-timing").contains("expert;dur="));
+    let sent = &mock.stats().recent[0].headers;
+    assert_eq!(sent.get("x-request-id").map(String::as_str), Some("req-of-the-test"));
+    assert!(!sent.contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn a_stream_is_framed_as_clients_expect() {
+    let mock = mock().await;
+    let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let mut body = ask("auto", "stream please");
+    body["stream"] = true.into();
+    let answer = client.post(&gateway.v1("chat/completions"), &body).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").starts_with("text/event-stream"));
+    assert_eq!(answer.header("x-accel-buffering"), "no");
+    assert_eq!(answer.header("cache-control"), "no-cache");
+    let events = answer.events();
+    assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
+    let chunks: Vec<Value> = events[..events.len() - 1].iter().map(|e| serde_json::from_str(e).unwrap()).collect();
+    assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    assert!(chunks.iter().all(|c| c["model"] == "coder" && c["id"] == chunks[0]["id"]));
+    // The gateway asked for usage to account for it; the client did not, and sees none.
+    assert!(chunks.iter().all(|c| !c["choices"].as_array().unwrap().is_empty()));
+    let sent: Value = serde_json::from_str(&last_body(&mock)).unwrap();
+    assert_eq!(sent["stream_options"]["include_usage"], true);
+
+    body["stream_options"] = json!({"include_usage": true});
+    let answer = client.post(&gateway.v1("chat/completions"), &body).await.unwrap();
+    let events = answer.events();
+    let usage: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+    assert_eq!(usage["choices"], json!([]));
+    assert!(usage["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn the_other_operations_are_passed_on() {
+    let mock = mock().await;
+    let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let legacy = json!({"model": "auto", "prompt": "once upon"});
+    let answer = client.post(&gateway.v1("completions"), &legacy).await.unwrap();
+    assert_eq!((answer.status, &answer.json()["object"]), (200, &json!("text_completion")));
+    let embed = json!({"model": "coder", "input": ["a", "b"]});
+    let answer = client.post(&gateway.v1("embeddings"), &embed).await.unwrap();
+    assert_eq!((answer.status, answer.json()["data"].as_array().unwrap().len()), (200, 2));
+    let models = client.get(&gateway.v1("models")).await.unwrap().json();
+    let ids: Vec<&str> = models["data"].as_array().unwrap().iter().filter_map(|m| m["id"].as_str()).collect();
+    assert_eq!(ids, ["auto", "coder"]);
+    assert_eq!(client.get(&gateway.v1("models/coder")).await.unwrap().json()["id"], "coder");
+    let missing = client.get(&gateway.v1("models/codr")).await.unwrap();
+    assert_eq!(missing.status, 404);
+    assert!(missing.text().contains("did you mean `coder`?"));
+}
+
+#[tokio::test]
+async fn a_constant_and_a_refusal_need_no_upstream() {
+    let config = format!(
+        "experts:\n  - {{id: hello, backend: {{kind: constant, text: 'Hello from a fixed text.'}}}}\n  - {{id: no, backend: {{kind: reject, reason: 'Not here.'}}}}\n{}  - {{id: never, policy: {{kind: static, order: [{{expert: no}}]}}}}\n",
+        fixed(&["hello"])
+    );
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let answer = client.post(&gateway.v1("chat/completions"), &ask("auto", "hi")).await.unwrap();
+    assert_eq!(answer.json()["choices"][0]["message"]["content"], "Hello from a fixed text.");
+    assert_eq!(answer.header("x-guildhall-path"), "constant");
+    let mut streamed = ask("auto", "hi");
+    streamed["stream"] = true.into();
+    let events = client.post(&gateway.v1("chat/completions"), &streamed).await.unwrap().events();
+    let text: String = events[..events.len() - 1]
+        .iter()
+        .filter_map(|e| serde_json::from_str::<Value>(e).ok()?["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!((text.as_str(), events.last().unwrap().as_str()), ("Hello from a fixed text.", "[DONE]"));
+    let refused = client.post(&gateway.v1("chat/completions"), &ask("never", "hi")).await.unwrap();
+    assert_eq!((refused.status, refused.header("x-guildhall-path")), (403, "reject"));
+    assert_eq!(refused.json()["error"]["message"], "Not here.");
+    assert_eq!(refused.json()["error"]["code"], "request_rejected");
+}
+
+#[tokio::test]
+async fn the_next_candidate_answers_for_one_that_is_gone_or_busy() {
+    let (good, busy) = (mock().await, mock().await);
+    let gone = mock().await;
+    let gone_url = gone.url();
+    gone.stop().await;
+    busy.script(vec![mock_expert::Step::always("status:503".parse().unwrap())]);
+    let config = format!(
+        "experts:\n{}{}{}{}",
+        llm("gone", &gone_url, ""),
+        llm("busy", &busy.url(), ""),
+        llm("good", &good.url(), ""),
+        fixed(&["gone", "busy", "good"])
+    );
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let answer = client.post(&gateway.v1("chat/completions"), &ask("auto", "hi")).await.unwrap();
+    assert_eq!((answer.status, answer.header("x-guildhall-expert")), (200, "good"), "{}", answer.text());
+    assert_eq!(answer.header("x-guildhall-attempts"), "3");
+    let alone = client.post(&gateway.v1("chat/completions"), &ask("gone", "hi")).await.unwrap();
+    assert_eq!((alone.status, alone.json()["error"]["code"].as_str()), (502, Some("upstream_failed")));
+    let passed = client.post(&gateway.v1("chat/completions"), &ask("busy", "hi")).await.unwrap();
+    assert_eq!(passed.status, 503);
+    assert!(passed.json()["error"]["message"].is_string());
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_ends_with_an_error_event() {
+    let mock = mock().await;
+    let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let mut body = ask("auto", "stream please");
+    body["stream"] = true.into();
+    for fault in ["reset-mid", "half-event"] {
+        mock.script(vec![mock_expert::Step::always(fault.parse().unwrap())]);
+        let answer = client.post(&gateway.v1("chat/completions"), &body).await.unwrap();
+        assert_eq!(answer.status, 200);
+        let events = answer.events();
+        let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+        assert_eq!(last["error"]["type"], "server_error", "{fault}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_upstream_call() {
+    let mock = mock().await;
+    mock.script(vec![mock_expert::Step::always("stall-mid".parse().unwrap())]);
+    let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
+    let gateway = Gateway::start(&config).unwrap();
+    let mut body = ask("auto", "stream please");
+    body["stream"] = true.into();
+    let client = Client::default();
+    let response =
+        client.open("POST", &gateway.v1("chat/completions"), &[], body.to_string()).await.unwrap();
+    assert_eq!(mock.stats().in_flight, 1);
+    drop(response);
+    drop(client);
+    for _ in 0..500 {
+        if mock.stats().cancelled == 1 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the upstream call goes on: {:?}", mock.stats());
+}
+
+#[tokio::test]
+async fn headers_that_are_ours_are_not_believed_from_outside() {
+    let mock = mock().await;
+    let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let headers = [("x-guildhall-expert", "spoofed"), ("x-guildhall-decision", "spoofed"), ("authorization", "Bearer sk-client")];
+    let answer = client
+        .send("POST", &gateway.v1("chat/completions"), &headers, ask("auto", "hi").to_string())
+        .await
+        .unwrap();
+    assert_eq!(answer.header("x-guildhall-expert"), "coder");
+    let sent = &mock.stats().recent[0].headers;
+    assert!(sent.keys().all(|k| !k.starts_with("x-guildhall")), "{sent:?}");
+    assert!(!sent.values().any(|v| v.contains("sk-client")), "{sent:?}");
+}
