@@ -6,40 +6,57 @@ use routing::Features;
 
 use crate::encoder::{EncodeError, Encoder};
 use crate::model::Heads;
-use crate::window::Excerpt;
+use crate::queue::Item;
+use crate::window::Tokenized;
 
 impl Encoder {
-    /// Reads many prompts as [`Encoder::features`] would, past cache and queue limit, in their order.
-    /// They are fed to the sessions by length, so that next to no padding is computed and every session
-    /// is busy until the end. `progress` is told how many are done, now and then.
-    ///
-    /// Blocks until all are done; not to be called from an async context.
+    /// Reads many prompts as [`Encoder::features`] would, past cache and queue limit, in their order:
+    /// [`Encoder::tokenize_window`] and [`Encoder::features_of_windows`].
     ///
     /// # Errors
     /// The first error of any prompt; the rest is given up.
     pub fn features_batch(
         &self,
         texts: &[impl AsRef<str>],
+        progress: impl FnMut(usize),
+    ) -> Result<Vec<Features>, EncodeError> {
+        let windows: Result<Vec<_>, _> =
+            texts.iter().map(|text| self.tokenize_window(text.as_ref())).collect();
+        self.features_of_windows(&windows?, progress)
+    }
+
+    /// Runs many windows past cache and queue limit and gives their features in their order. They are
+    /// fed to the sessions by length, so that next to no padding is computed and every session is busy
+    /// until the end. `progress` is told how many are done, now and then.
+    ///
+    /// Blocks until all are done; not to be called from an async context.
+    ///
+    /// # Errors
+    /// The first error of any window; the rest is given up.
+    pub fn features_of_windows(
+        &self,
+        windows: &[Tokenized],
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<Features>, EncodeError> {
         let inner = self.inner();
-        let mut windows = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            windows.push((index, inner.window(&Excerpt::of(text.as_ref()))?));
-        }
         // Longest first: the last batches, when sessions run dry one after the other, are the short ones.
-        windows.sort_by_key(|(_, window)| std::cmp::Reverse(window.ids.len()));
+        let mut order: Vec<usize> = (0..windows.len()).collect();
+        order.sort_by_key(|&index| windows.get(index).map(|window| std::cmp::Reverse(window.ids.len())));
 
         let ahead = inner.max_batch.saturating_mul(16);
-        let mut features: Vec<Option<Features>> = vec![None; texts.len()];
-        let mut pending = VecDeque::with_capacity(ahead);
-        let mut windows = windows.into_iter();
-        for done in 0..texts.len() {
-            while pending.len() < ahead
-                && let Some((index, window)) = windows.next()
-            {
-                let row = inner.submit(window.ids.clone(), Heads::All, None);
-                pending.push_back((index, window, row));
+        let mut order = order.into_iter();
+        let mut pending = VecDeque::new();
+        let mut features: Vec<Option<Features>> = vec![None; windows.len()];
+        for done in 0..windows.len() {
+            if pending.len() <= ahead / 2 {
+                let mut items = Vec::new();
+                for index in order.by_ref().take(ahead - pending.len()) {
+                    let Some(window) = windows.get(index) else { continue };
+                    let (item, row) = Item::new(window.ids.clone(), Heads::All, None);
+                    items.push(item);
+                    pending.push_back((index, window, row));
+                }
+                inner.queue.push(items);
             }
             let Some((index, window, row)) = pending.pop_front() else { break };
             let row = row.blocking_recv().map_err(|_| EncodeError::Closed)??;
@@ -51,7 +68,7 @@ impl Encoder {
                     truncated: window.truncated_tokens > 0,
                 });
             }
-            if done % 256 == 255 || done + 1 == texts.len() {
+            if done % 256 == 255 || done + 1 == windows.len() {
                 progress(done + 1);
             }
         }

@@ -1,17 +1,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use routing::Features;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::bundle::{Bundle, Manifest};
 use crate::cache::{DecisionCache, Found};
 use crate::config::EncoderConfig;
 use crate::metrics::EncoderMetrics;
 use crate::model::Heads;
-use crate::queue::{Item, Queue, Row};
+use crate::queue::{Answer, Item, Queue, Row};
 use crate::runtime::Runtime;
 use crate::start::{self, EncoderError};
 use crate::window::{Excerpt, Tokenized, Windows};
@@ -197,7 +197,7 @@ impl Encoder {
         let permit = self.try_permit()?;
         let text = self.tokenise(excerpt).await?;
         self.0.observe(&text);
-        let row = self.0.submit(text.ids.clone(), Heads::All, Some(permit));
+        let row = self.0.submit(text.ids.clone(), Heads::All, permit);
         let row = row.await.map_err(|_| EncodeError::Closed)??;
         Ok(Decision::new(&text, &row))
     }
@@ -229,6 +229,7 @@ impl Encoder {
 
         let mut embeddings = Vec::with_capacity(windows.len());
         for group in windows.chunks(self.0.max_batch) {
+            let mut items = Vec::with_capacity(group.len());
             let mut rows = Vec::with_capacity(group.len());
             for window in group {
                 self.0.observe(window);
@@ -239,8 +240,11 @@ impl Encoder {
                         Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| EncodeError::Closed)?
                     }
                 };
-                rows.push(self.0.submit(window.ids.clone(), Heads::Embedding, Some(permit)));
+                let (item, row) = Item::new(window.ids.clone(), Heads::Embedding, Some(permit));
+                items.push(item);
+                rows.push(row);
             }
+            self.0.queue.push(items);
             for (window, row) in group.iter().zip(rows) {
                 let row = row.await.map_err(|_| EncodeError::Closed)??;
                 embeddings.push(Embedding { vector: row.embedding, tokens: window.ids.len() as u32 });
@@ -311,14 +315,10 @@ impl Inner {
         }
     }
 
-    pub(crate) fn submit(
-        &self,
-        ids: Vec<u32>,
-        heads: Heads,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> oneshot::Receiver<Result<Row, EncodeError>> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.push(Item { ids, heads, enqueued: Instant::now(), reply, permit });
+    /// Queues one window.
+    fn submit(&self, ids: Vec<u32>, heads: Heads, permit: OwnedSemaphorePermit) -> Answer {
+        let (item, answer) = Item::new(ids, heads, Some(permit));
+        self.queue.push([item]);
         answer
     }
 }

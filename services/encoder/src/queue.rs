@@ -14,15 +14,26 @@ use crate::model::{Batch, Heads, Model, Outputs};
 /// One prompt on its way through the queue.
 pub(crate) struct Item {
     /// The window's ids.
-    pub ids: Vec<u32>,
+    ids: Vec<u32>,
     /// What is wanted of it.
-    pub heads: Heads,
+    heads: Heads,
     /// When it came.
-    pub enqueued: Instant,
+    enqueued: Instant,
     /// Where the answer goes; closed when the caller has left.
-    pub reply: oneshot::Sender<Result<Row, EncodeError>>,
+    reply: oneshot::Sender<Result<Row, EncodeError>>,
     /// The caller's place in the queue, free again when the item is done; none for work in bulk.
-    pub permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Where a caller waits for its row.
+pub(crate) type Answer = oneshot::Receiver<Result<Row, EncodeError>>;
+
+impl Item {
+    /// An item that comes now, and where its answer will be.
+    pub(crate) fn new(ids: Vec<u32>, heads: Heads, permit: Option<OwnedSemaphorePermit>) -> (Self, Answer) {
+        let (reply, answer) = oneshot::channel();
+        (Self { ids, heads, enqueued: Instant::now(), reply, permit }, answer)
+    }
 }
 
 /// One prompt's share of a forward pass.
@@ -59,11 +70,11 @@ impl Queue {
         Self { state: Mutex::new(state), changed: Condvar::new(), limits }
     }
 
-    /// Appends an item. On a closed queue it is dropped, which its caller sees.
-    pub(crate) fn push(&self, item: Item) {
+    /// Appends items, side by side. On a closed queue they are dropped, which their callers see.
+    pub(crate) fn push(&self, items: impl IntoIterator<Item = Item>) {
         let mut state = self.lock();
         if !state.closed {
-            state.items.push_back(item);
+            state.items.extend(items);
             self.changed.notify_one();
         }
     }
