@@ -1,1 +1,29 @@
-//! Package `experts`.
+//! Experts: what can answer a request, and how it is called.
+//!
+//! An [`ExpertSpec`] says what an expert is; the [`Registry`] keeps those that are in use and gives policies
+//! their view of them; [`Expert::call`] sends a request and gives the answer's bytes back as they come. The
+//! upstream client is hyper with a pool of its own ([`Client`]).
+//!
+//! To add a kind of expert: a file in `kind/` and its variants in `kind.rs`.
+
+mod body;
+mod call;
+mod error;
+mod kind;
+mod registry;
+mod secret;
+mod spec;
+mod splice;
+mod upstream;
+
+pub use body::ReplyBody;
+pub use call::{Call, Operation, Reply, StreamOptions, Usage};
+pub use error::{Blame, BodyError, CallError, CallErrorKind, Phase, normalise_error};
+pub use kind::{Backend, ConstantBackend, Endpoint, EndpointStatus, LlmBackend, RejectBackend};
+pub use registry::{Expert, Registry, Snapshot};
+pub use secret::Secret;
+pub use spec::{Cost, ExpertSpec, Limits, Problem};
+pub use upstream::{Client, ClientConfig, ClientError};
+
+#[cfg(test)]
+mod tests;

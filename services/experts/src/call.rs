@@ -1,0 +1,90 @@
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use crate::body::ReplyBody;
+
+/// One request to an expert, already checked to be a JSON object.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// What is asked for.
+    pub operation: Operation,
+    /// The client's body.
+    pub body: Bytes,
+    /// Where the value of the top-level `model` stands in `body`.
+    pub model_span: Range<usize>,
+    /// Whether the client wants a stream.
+    pub stream: bool,
+    /// What the client said about `stream_options`.
+    pub stream_options: StreamOptions,
+    /// The client's headers. Only tracing and idempotency headers among them are sent on.
+    pub headers: &'a HeaderMap,
+    /// The request's id, sent on as `x-request-id`.
+    pub request_id: &'a HeaderValue,
+    /// When the answer is of no more use.
+    pub deadline: Option<Instant>,
+}
+
+/// An operation of the OpenAI API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// `/chat/completions`.
+    ChatCompletions,
+    /// `/completions`.
+    Completions,
+    /// `/embeddings`.
+    Embeddings,
+}
+
+impl Operation {
+    pub(crate) const ALL: [Self; 3] = [Self::ChatCompletions, Self::Completions, Self::Embeddings];
+
+    /// The path below an upstream's base URL.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "/chat/completions",
+            Self::Completions => "/completions",
+            Self::Embeddings => "/embeddings",
+        }
+    }
+}
+
+/// What a request says about `stream_options`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Where the value of the top-level `stream_options` stands in the body, when it is an object.
+    pub span: Option<Range<usize>>,
+    /// Its `include_usage`.
+    pub include_usage: Option<bool>,
+}
+
+/// An expert's answer, from its head on. Dropping it cancels what is left of the upstream call.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status: success or an error.
+    pub status: StatusCode,
+    /// The headers that clients may see.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: ReplyBody,
+}
+
+impl Reply {
+    /// Whether another expert may do better: the status says that this one is missing, busy or broken.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.status.as_u16(), 408 | 409 | 429 | 500 | 502 | 503 | 504)
+    }
+}
+
+/// Tokens as the upstream counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the prompt.
+    pub prompt_tokens: u64,
+    /// Of the answer; 0 for embeddings.
+    pub completion_tokens: u64,
+    /// Of the prompt, those that came from a cache.
+    pub cached_tokens: u64,
+}

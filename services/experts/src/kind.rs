@@ -1,0 +1,106 @@
+//! What can stand behind an expert.
+//!
+//! To add a kind: a file in `kind/`, and here its module, its variants and its arms.
+
+mod constant;
+mod llm;
+mod reject;
+
+pub use constant::ConstantBackend;
+pub use llm::{Endpoint, EndpointStatus, LlmBackend};
+pub use reject::RejectBackend;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::call::{Call, Reply};
+use crate::error::CallError;
+use crate::secret::Secret;
+use crate::spec::{ExpertSpec, Problem, Report};
+use crate::upstream::Client;
+
+/// What answers for an expert, with its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Backend {
+    /// An upstream that speaks the OpenAI API.
+    Llm(LlmBackend),
+    /// A fixed text; nothing is computed.
+    Constant(ConstantBackend),
+    /// A refusal with a reason; nothing is computed.
+    Reject(RejectBackend),
+}
+
+/// A kind at work.
+pub(crate) enum Kind {
+    Llm(llm::Llm),
+    Constant(constant::Constant),
+    Reject(reject::Reject),
+}
+
+/// Where a secret stands below the backend.
+type Place = Vec<String>;
+
+impl Backend {
+    /// Makes it ready to answer.
+    pub(crate) fn build(&self, spec: &ExpertSpec, client: &Client) -> Result<Kind, Problem> {
+        Ok(match self {
+            Self::Llm(settings) => Kind::Llm(llm::Llm::new(settings, spec, client)?),
+            Self::Constant(settings) => Kind::Constant(constant::Constant::new(settings, spec, client)),
+            Self::Reject(settings) => Kind::Reject(reject::Reject::new(settings)),
+        })
+    }
+
+    pub(crate) fn validate(&self, report: &mut Report<'_>) {
+        match self {
+            Self::Llm(settings) => settings.validate(report),
+            Self::Constant(settings) => settings.validate(report),
+            Self::Reject(settings) => settings.validate(report),
+        }
+    }
+
+    pub(crate) fn secrets(&self) -> Vec<(Place, &Secret)> {
+        match self {
+            Self::Llm(settings) => settings.secrets(),
+            Self::Constant(_) | Self::Reject(_) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn secrets_mut(&mut self) -> Vec<(Place, &mut Secret)> {
+        match self {
+            Self::Llm(settings) => settings.secrets_mut(),
+            Self::Constant(_) | Self::Reject(_) => Vec::new(),
+        }
+    }
+}
+
+impl Kind {
+    pub(crate) async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
+        match self {
+            Self::Llm(llm) => llm.call(call).await,
+            Self::Constant(constant) => constant.call(&call),
+            Self::Reject(reject) => Ok(reject.call()),
+        }
+    }
+
+    pub(crate) fn is_reject(&self) -> bool {
+        matches!(self, Self::Reject(_))
+    }
+
+    /// Whether it answers without an upstream.
+    pub(crate) fn is_local(&self) -> bool {
+        !matches!(self, Self::Llm(_))
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
+        match self {
+            Self::Llm(llm) => llm.status(),
+            Self::Constant(_) | Self::Reject(_) => Vec::new(),
+        }
+    }
+}
+
+/// A text as a JSON string literal.
+fn literal(text: &str) -> Bytes {
+    Bytes::from(serde_json::Value::from(text).to_string())
+}

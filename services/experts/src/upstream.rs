@@ -1,0 +1,128 @@
+//! The HTTP client for upstreams: hyper's connections with a pool of our own.
+//!
+//! An HTTP/1.1 connection has no task of its own. Whoever uses it polls it: the call until the head, the
+//! reply's body until its end; in between it lies in its peer's pool. A request thus costs no hand-over
+//! between tasks, and dropping a call or a body closes its connection at once, which is how the upstream
+//! learns that nobody waits. HTTP/2 connections are shared and have a task each, which ends with the last
+//! of their users.
+
+mod connect;
+mod exchange;
+mod payload;
+mod peer;
+mod watch;
+
+pub use connect::ClientError;
+pub(crate) use connect::{Address, Host, never_called};
+pub(crate) use exchange::{Exchange, chain};
+pub(crate) use payload::Payload;
+pub(crate) use peer::{Peer, Times};
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use connect::Connector;
+
+/// Settings of the upstream client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientConfig {
+    /// Idle connections kept for each host and port.
+    pub pool_max_idle: usize,
+    /// How long a connection may lie idle, in milliseconds.
+    #[schema(minimum = 1)]
+    pub pool_idle_timeout_ms: u64,
+    /// Headers that an answer may have.
+    #[schema(minimum = 1)]
+    pub max_response_headers: usize,
+    /// Bytes that the head of an answer may have.
+    #[schema(minimum = 8192)]
+    pub max_response_head_bytes: u32,
+    /// A PEM file with certificate authorities to trust besides the public ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub extra_ca_file: Option<PathBuf>,
+    /// Whether upstreams may have link-local and similar addresses. Those give away credentials in clouds.
+    pub allow_link_local: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            pool_max_idle: 256,
+            pool_idle_timeout_ms: 50_000,
+            max_response_headers: 100,
+            max_response_head_bytes: 64 * 1024,
+            extra_ca_file: None,
+            allow_link_local: false,
+        }
+    }
+}
+
+/// The client that all experts share. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    peers: Arc<Mutex<HashMap<Address, Weak<Peer>>>>,
+    clock: fn() -> SystemTime,
+}
+
+/// What every peer needs.
+pub(crate) struct Shared {
+    connector: Connector,
+    pool_max_idle: usize,
+    pool_idle_timeout: Duration,
+    max_headers: usize,
+    max_head_bytes: u32,
+}
+
+impl Client {
+    /// A client. Opens nothing yet.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the extra certificate authorities cannot be read.
+    pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
+        let shared = Shared {
+            connector: Connector::new(config.extra_ca_file.as_deref(), config.allow_link_local)?,
+            pool_max_idle: config.pool_max_idle,
+            pool_idle_timeout: Duration::from_millis(config.pool_idle_timeout_ms.max(1)),
+            max_headers: config.max_response_headers.max(1),
+            max_head_bytes: config.max_response_head_bytes.max(8192),
+        };
+        Ok(Self { shared: Arc::new(shared), peers: Arc::default(), clock: SystemTime::now })
+    }
+
+    /// The same client with another clock for the `created` of answers that are made here.
+    #[must_use]
+    pub fn with_clock(mut self, clock: fn() -> SystemTime) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    }
+
+    /// The peer at an address: the same one for all experts that are served there.
+    pub(crate) fn peer(&self, address: Address) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(&address).and_then(Weak::upgrade) {
+            return peer;
+        }
+        peers.retain(|_, peer| peer.strong_count() > 0);
+        let peer = Arc::new(Peer::new(address.clone(), self.shared.clone()));
+        peers.insert(address, Arc::downgrade(&peer));
+        peer
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,216 @@
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::error::{CallError, CallErrorKind as Kind, Phase};
+
+/// Opens connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    http1: TlsConnector,
+    http2: TlsConnector,
+    allow_link_local: bool,
+}
+
+/// Why the client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The extra certificate authorities cannot be used.
+    #[error("extra_ca_file {}: {problem}; give a file with one or more PEM certificates", path.display())]
+    ExtraCa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The TLS library refused its own defaults.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Connector {
+    pub(super) fn new(extra_ca: Option<&Path>, allow_link_local: bool) -> Result<Self, ClientError> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        if let Some(path) = extra_ca {
+            add_roots(&mut roots, path)
+                .map_err(|problem| ClientError::ExtraCa { path: path.to_owned(), problem })?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let with = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Ok(Self { http1: with(&[b"http/1.1"]), http2: with(&[b"h2", b"http/1.1"]), allow_link_local })
+    }
+
+    /// Opens one connection: looks the name up, tries its addresses in turn, secures it.
+    pub(super) async fn connect(&self, to: &Address, limit: Duration) -> Result<Io, CallError> {
+        let deadline = Instant::now() + limit;
+        let slow = |_| CallError::new(Kind::Timeout(Phase::Connect));
+        let addresses = match to.host {
+            Host::Ip(ip) => vec![SocketAddr::new(ip, to.port)],
+            Host::Name(ref name) => {
+                let found = timeout_at(deadline, tokio::net::lookup_host((&**name, to.port))).await;
+                found.map_err(slow)?.map_err(|e| CallError::with(Kind::Dns, e))?.collect()
+            }
+        };
+        let tcp = self.dial(&addresses, deadline).await?;
+        // A request is written at once, and an answer's first byte is worth more than a full packet.
+        tcp.set_nodelay(true).map_err(|e| CallError::with(Kind::Connect, e))?;
+        let Some(name) = &to.secure else { return Ok(Io::Plain(TokioIo::new(tcp))) };
+        let tls = if to.http2 { &self.http2 } else { &self.http1 };
+        let secured = timeout_at(deadline, tls.connect(name.clone(), tcp)).await;
+        let secured = secured.map_err(slow)?.map_err(|e| CallError::with(Kind::Tls, e))?;
+        Ok(Io::Secure(Box::new(TokioIo::new(secured))))
+    }
+
+    /// Every address gets its share of the time that is left, so that one which swallows packets does not
+    /// take it all.
+    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, CallError> {
+        let mut failure = CallError::with(Kind::Dns, "the name has no address");
+        for (at, address) in addresses.iter().enumerate() {
+            if !self.allow_link_local
+                && let Some(what) = never_called(address.ip())
+            {
+                failure = CallError::with(Kind::Forbidden, format_args!("{} is {what}", address.ip()));
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / (addresses.len() - at) as u32;
+            failure = match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => CallError::with(Kind::Connect, format_args!("{address}: {error}")),
+                Err(_) => CallError::with(Kind::Timeout(Phase::Connect), address),
+            };
+        }
+        Err(failure)
+    }
+}
+
+fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    let mut any = false;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| e.to_string())? {
+        roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        any = true;
+    }
+    if any { Ok(()) } else { Err("holds no certificate".to_owned()) }
+}
+
+/// Addresses that no model server has, but that give credentials away (the metadata services of clouds)
+/// or reach unintended machines.
+pub(crate) fn never_called(ip: IpAddr) -> Option<&'static str> {
+    const EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match ip.to_canonical() {
+        IpAddr::V4(ip) if ip.is_link_local() => Some("a link-local address"),
+        IpAddr::V4(ip) if ip.is_broadcast() || ip.is_multicast() => Some("not one machine's address"),
+        IpAddr::V4(ip) if ip.is_unspecified() => Some("not an address to connect to"),
+        IpAddr::V4(ip) if ip.octets() == [100, 100, 100, 200] => Some("a cloud's metadata service"),
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("a link-local address"),
+        IpAddr::V6(ip) if ip.is_multicast() => Some("not one machine's address"),
+        IpAddr::V6(ip) if ip.is_unspecified() => Some("not an address to connect to"),
+        IpAddr::V6(EC2) => Some("a cloud's metadata service"),
+        _ => None,
+    }
+}
+
+/// Where to connect to, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Address {
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    /// The name to check the certificate against, when the connection is secured.
+    pub(crate) secure: Option<ServerName<'static>>,
+    /// Whether HTTP/2 is spoken: offered in the TLS handshake, or known without one.
+    pub(crate) http2: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Host {
+    Ip(IpAddr),
+    Name(Box<str>),
+}
+
+/// An open connection.
+pub(super) enum Io {
+    Plain(TokioIo<TcpStream>),
+    Secure(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+impl Io {
+    /// What the TLS handshake agreed on; `None` without TLS.
+    pub(super) fn is_http2(&self) -> Option<bool> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(stream) => Some(stream.inner().get_ref().1.alpn_protocol() == Some(b"h2")),
+        }
+    }
+}
+
+impl Read for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Secure(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl Write for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Secure(io) => Pin::new(io.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Secure(io) => Pin::new(io.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Secure(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Secure(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Secure(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+}
