@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use encoder::{Bundle, Encoder};
-use experts::Registry;
+use encoder::{Bundle, Encoder, Runtime};
+use experts::{Client, Registry};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use stores::{Change, EmbeddedStore, Kind, Write};
 use tokio::sync::Semaphore;
@@ -32,6 +32,9 @@ pub enum StartError {
     /// The router model cannot be used.
     #[error("the router model cannot be loaded: {0}")]
     Router(String),
+    /// The client for upstreams cannot be made.
+    #[error("upstream: {0}")]
+    Upstream(String),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] stores::StoreError),
@@ -96,7 +99,8 @@ impl App {
             encoder.metrics().register(&mut metrics);
         }
         let categories = encoder.as_ref().map(categories).unwrap_or_default();
-        let registry = Registry::new(experts::ClientConfig::default()).map_err(|e| StartError::Other(e.to_string()))?;
+        let client = Client::new(&config.upstream).map_err(|e| StartError::Upstream(e.to_string()))?;
+        let registry = Registry::new(client);
         let catalog =
             Catalog::open(config.experts.clone(), config.routes.clone(), categories, registry, store.clone())
                 .map_err(StartError::Config)?;
@@ -168,8 +172,19 @@ pub fn start_encoder(config: &RouterConfig, ort_dylib_path: Option<&Path>) -> Re
     let router = |e: &dyn std::fmt::Display| StartError::Router(e.to_string());
     let directory = find_bundle(&config.bundle)?;
     let bundle = Bundle::open(&directory).map_err(|e| router(&e))?;
-    let library = encoder::runtime::locate(config.onnxruntime.as_deref(), ort_dylib_path).map_err(|e| router(&e))?;
-    Encoder::start(bundle, config.encoder.clone(), &library).map_err(|e| router(&e))
+    let runtime = load_runtime(config.onnxruntime.as_deref(), ort_dylib_path)?;
+    Encoder::start(bundle, &config.encoder, &runtime).map_err(|e| router(&e))
+}
+
+/// Finds and loads the ONNX Runtime library.
+///
+/// # Errors
+/// [`StartError::Router`] that lists where it was looked for and says what to do.
+pub fn load_runtime(flag: Option<&Path>, ort_dylib_path: Option<&Path>) -> Result<Runtime, StartError> {
+    let places = encoder::Places::of_process();
+    let library = encoder::locate(flag, ort_dylib_path, &places);
+    let loaded = library.and_then(|path| Runtime::load(&path));
+    loaded.map_err(|e| StartError::Router(e.to_string()))
 }
 
 /// Where a bundle lies: a path as it stands, a plain name below `router-models` in the working directory,

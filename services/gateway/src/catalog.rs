@@ -68,6 +68,13 @@ pub struct View {
     pub desired: Arc<Desired>,
 }
 
+impl View {
+    /// The ids of all experts, sorted.
+    pub fn expert_ids(&self) -> impl Iterator<Item = &str> {
+        self.experts.fleet().experts.iter().map(|e| e.id.as_str())
+    }
+}
+
 /// Why a change was refused. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {

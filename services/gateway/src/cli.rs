@@ -2,11 +2,13 @@
 
 mod check_config;
 mod documents;
+mod eval;
 mod init;
-mod router;
+mod route;
 mod serve;
+mod train;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,13 +37,13 @@ enum Command {
     /// Print the `OpenAPI` document of the admin API.
     Openapi,
     /// Show which expert a prompt would be sent to, and why; nothing is called.
-    Route(router::RouteArgs),
+    Route(route::Args),
     /// Train parts of the router.
     #[command(subcommand)]
-    Train(router::Train),
+    Train(train::Train),
     /// Measure parts of the router.
     #[command(subcommand)]
-    Eval(router::Eval),
+    Eval(eval::Eval),
 }
 
 /// Where the configuration comes from, for every command that needs one.
@@ -82,7 +84,7 @@ impl From<crate::app::StartError> for Failure {
     fn from(error: crate::app::StartError) -> Self {
         use crate::app::StartError;
         match error {
-            StartError::Config(_) | StartError::Router(_) => Self::Usage(error.to_string()),
+            StartError::Config(_) | StartError::Router(_) | StartError::Upstream(_) => Self::Usage(error.to_string()),
             StartError::Store(_) | StartError::Other(_) => Self::Other(error.into()),
         }
     }
@@ -97,9 +99,9 @@ pub fn run() -> ExitCode {
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Schema => documents::schema(),
         Command::Openapi => documents::openapi(),
-        Command::Route(args) => router::route(&args),
-        Command::Train(command) => router::train(&command),
-        Command::Eval(command) => router::eval(&command),
+        Command::Route(args) => route::run(&args),
+        Command::Train(command) => train::run(command),
+        Command::Eval(command) => eval::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -142,6 +144,18 @@ fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
 /// Writes a value as JSON to standard output.
 fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     say(serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?)
+}
+
+/// Shows how far long work is on one line of standard error, when a person watches.
+fn show_progress(text: &str) {
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "\r\x1b[2K{text}");
+    }
+}
+
+/// Removes the progress line.
+fn clear_progress() {
+    show_progress("");
 }
 
 fn ort_dylib_path() -> Option<PathBuf> {

@@ -35,6 +35,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The router model and its encoder.
     pub router: RouterConfig,
+    /// The client that calls experts.
+    pub upstream: experts::ClientConfig,
     /// Where registered experts and other run-time changes are kept.
     pub store: StoreConfig,
     /// Logs and the decision log.

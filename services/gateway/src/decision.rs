@@ -107,6 +107,7 @@ pub struct Attempt {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Scored {
     /// The label.
+    #[schema(value_type = String)]
     pub category: Arc<str>,
     /// p(c|x).
     pub probability: f32,
@@ -142,7 +143,12 @@ pub struct Decision {
     /// Microseconds that the gateway itself took until the answer's head.
     pub overhead_us: u64,
     /// How the answer ended; absent while it is under way.
+    #[serde(serialize_with = "when_set")]
     pub outcome: OnceLock<Outcome>,
+}
+
+fn when_set<S: serde::Serializer>(outcome: &OnceLock<Outcome>, serializer: S) -> Result<S::Ok, S::Error> {
+    outcome.get().serialize(serializer)
 }
 
 /// A plan with all that it was made from.

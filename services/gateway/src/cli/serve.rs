@@ -59,7 +59,7 @@ fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure>
         None => say("  router  not loaded: no route looks at prompts")?,
     }
     let view = app.pipeline.catalog.view();
-    let experts: Vec<&str> = view.experts.ids().collect();
+    let experts: Vec<&str> = view.expert_ids().collect();
     let label = if demo { " (built-in demo experts; `guildhall init` finds real ones)" } else { "" };
     say(format!("  experts {}{label}", experts.join(", ")))?;
     say(format!(

@@ -31,7 +31,7 @@ fn list(problems: &[Problem]) -> String {
 }
 
 /// Looks up an environment variable; a parameter, so that tests need not change the process's own.
-pub type Env<'a> = dyn Fn(&str) -> Option<String> + 'a;
+type Env<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Reads and checks a configuration file.
 ///

@@ -29,7 +29,7 @@ fn all(pipeline: &Pipeline) -> Vec<Model> {
     let model = |id: &str, owned_by| Model { id: id.to_owned(), object: "model", created: 0, owned_by };
     let mut routes: Vec<Model> = view.routes.keys().map(|r| model(r.as_str(), "guildhall-route")).collect();
     routes.sort_by(|a, b| (a.id != "auto", &a.id).cmp(&(b.id != "auto", &b.id)));
-    let experts = view.experts.ids().map(|e| model(e, "guildhall-expert"));
+    let experts = view.expert_ids().map(|e| model(e, "guildhall-expert"));
     let own = pipeline.encoder.as_ref().map(|e| model(&e.bundle().model_id, "guildhall-encoder"));
     routes.into_iter().chain(experts).chain(own).collect()
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use encoder::CacheOutcome;
 use routing::{ExpertId, Plan};
 use serde::Serialize;
 
@@ -154,12 +153,10 @@ impl Pipeline {
             Ok(Err(error)) => failed(error.to_string()),
             Ok(Ok(encoded)) => {
                 let reading = Reading::Read {
-                    stage: encoded.stage.as_str(),
-                    cache: match encoded.cache {
-                        CacheOutcome::Hit => "hit",
-                        CacheOutcome::Miss => "miss",
-                        CacheOutcome::Joined => "joined",
+                    stage: match encoded.stage {
+                        encoder::Stage::Encoder => "encoder",
                     },
+                    cache: encoded.cache.name(),
                     tokens: encoded.features.tokens,
                     truncated_tokens: encoded.truncated_tokens,
                     queue_us: super::micros(encoded.queue),
@@ -228,7 +225,7 @@ pub(super) fn candidates(target: &Target, plan: Option<&Plan>) -> Vec<Try> {
 
 /// 404 for a name that is neither route nor expert.
 pub(crate) fn unknown(view: &View, name: &str) -> ApiError {
-    let known = view.routes.keys().map(ExpertId::as_str).chain(view.experts.ids());
+    let known = view.routes.keys().map(ExpertId::as_str).chain(view.expert_ids());
     let hint = match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "GET /v1/models lists the models; `auto` lets the router choose".into(),

@@ -1,7 +1,4 @@
-//! `guildhall route`, `train` and `eval`: the router without the gateway.
-
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+//! `guildhall route`: a decision without a gateway.
 
 use super::{ConfigArgs, Failure, ort_dylib_path, say, say_json};
 use crate::app::{App, World};
@@ -9,7 +6,7 @@ use crate::decision::Reading;
 
 /// Arguments of `route`.
 #[derive(Debug, clap::Args)]
-pub(super) struct RouteArgs {
+pub(super) struct Args {
     /// The prompt.
     prompt: String,
     /// The route that decides.
@@ -22,23 +19,9 @@ pub(super) struct RouteArgs {
     json: bool,
 }
 
-/// `guildhall train ...`
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Train {
-    /// Train the category head on labelled prompts and write a new bundle.
-    Router(TrainArgs),
-}
-
-/// `guildhall eval ...`
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Eval {
-    /// Accuracy, calibration and robustness of the router on labelled prompts.
-    Router(EvalArgs),
-}
-
 /// Decides about a prompt with the configuration's experts. The store is left alone: a running gateway may
 /// hold it, and its registered experts are asked about through the admin API's `route`.
-pub(super) fn route(args: &RouteArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut config = args.config.load()?;
     let scratch = std::env::temp_dir().join(format!("guildhall-route-{}.redb", std::process::id()));
     config.store.path.clone_from(&scratch);

@@ -1,0 +1,132 @@
+//! `guildhall train ...`: new parts of the router.
+
+use std::path::PathBuf;
+
+use training::router::{Progress, TrainError, TrainOptions, train};
+
+use super::{Failure, clear_progress, ort_dylib_path, say, say_json, show_progress};
+use crate::app::{find_bundle, load_runtime};
+
+/// `guildhall train ...`
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Train {
+    /// Train the category head on labelled prompts and write a new bundle.
+    ///
+    /// The encoder of an existing bundle is kept; its head is fitted anew and fused into the graph, for the
+    /// categories that the prompts have.
+    Router(Box<Args>),
+}
+
+/// Arguments of `train router`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Prompts to train on: JSON lines with `text` and `category`, and `license` and `source` where known;
+    /// plain or gzip.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Prompts for stopping and calibration; without them a tenth of the data is set aside.
+    #[arg(long, value_name = "FILE")]
+    valid: Option<PathBuf>,
+    /// Prompts to measure the finished bundle on; the result goes into its manifest.
+    #[arg(long, value_name = "FILE")]
+    test: Option<PathBuf>,
+    /// The bundle to start from: a name below `router-models`, or a path.
+    #[arg(long, default_value = "default")]
+    bundle: String,
+    /// The new bundle's directory.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace a bundle that is there.
+    #[arg(long)]
+    replace: bool,
+    /// The new bundle's name; without it the directory's.
+    #[arg(long)]
+    name: Option<String>,
+    /// The new bundle's version.
+    #[arg(long)]
+    version: Option<String>,
+    /// One line about the new bundle.
+    #[arg(long)]
+    description: Option<String>,
+    /// A file with one permitted licence a line; rows under others are left out and counted.
+    #[arg(long, value_name = "FILE")]
+    licences: Option<PathBuf>,
+    /// A file that keeps embeddings between runs.
+    #[arg(long, value_name = "FILE")]
+    cache: Option<PathBuf>,
+    /// Weight of half the squared lexical weights.
+    #[arg(long)]
+    lexical_penalty: Option<f32>,
+    /// Weight of half the squared embedding weights.
+    #[arg(long)]
+    embedding_penalty: Option<f32>,
+    /// Tokens and pairs in fewer rows than this get no weight.
+    #[arg(long)]
+    min_rows: Option<u32>,
+    /// Share of the target that goes to all categories evenly.
+    #[arg(long)]
+    label_smoothing: Option<f32>,
+    /// Steps after which the fit ends at the latest.
+    #[arg(long)]
+    max_steps: Option<usize>,
+    /// Rows of the test file that are perturbed to measure robustness.
+    #[arg(long)]
+    perturbed_rows: Option<usize>,
+    /// Sessions that compute embeddings side by side.
+    #[arg(long)]
+    sessions: Option<usize>,
+    /// The ONNX Runtime library; otherwise it is looked for.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Overwrites a setting where the command line gives one.
+fn set<T>(slot: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *slot = value;
+    }
+}
+
+/// Trains.
+pub(super) fn run(command: Train) -> Result<(), Failure> {
+    let Train::Router(args) = command;
+    let runtime = load_runtime(args.onnxruntime.as_deref(), ort_dylib_path().as_deref())?;
+    let mut options = TrainOptions::new(find_bundle(&args.bundle)?, args.data, args.out, runtime);
+    options.valid = args.valid;
+    options.test = args.test;
+    options.replace = args.replace;
+    options.name = args.name;
+    options.description = args.description;
+    options.licences = args.licences;
+    options.cache = args.cache;
+    set(&mut options.version, args.version);
+    set(&mut options.lexical_penalty, args.lexical_penalty);
+    set(&mut options.embedding_penalty, args.embedding_penalty);
+    set(&mut options.min_rows, args.min_rows);
+    set(&mut options.label_smoothing, args.label_smoothing);
+    set(&mut options.max_steps, args.max_steps);
+    set(&mut options.eval.perturbed_rows, args.perturbed_rows);
+    set(&mut options.encoder.sessions, args.sessions);
+    let trained = train(&options, |progress| {
+        match progress {
+            Progress::Embedding { done, total } => show_progress(&format!("embedding {done} of {total}")),
+            Progress::Fitting { step, objective, valid_loss } => {
+                let valid = valid_loss.map(|v| format!(", validation loss {v:.4}")).unwrap_or_default();
+                show_progress(&format!("fitting: step {step}, objective {objective:.4}{valid}"));
+            }
+            Progress::Checking => show_progress("checking the new bundle"),
+            Progress::Measuring { done, total } => show_progress(&format!("measuring {done} of {total}")),
+        }
+    });
+    clear_progress();
+    let report = trained.map_err(|error| match error {
+        TrainError::Data(_) | TrainError::Rows { .. } | TrainError::Option { .. } | TrainError::File { .. } => {
+            Failure::Usage(error.to_string())
+        }
+        other => Failure::Other(other.into()),
+    })?;
+    if args.json { say_json(&report) } else { say(report) }
+}
