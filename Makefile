@@ -45,8 +45,9 @@ run: deps ## Build in release mode and start the gateway with its demo experts
 
 .PHONY: test
 test: deps-test ## Run all tests
-	@echo "Building the programs that the black-box tests start"
-	@$(CARGO) build --locked --workspace --bins
+	@echo "Building the programs that the black-box tests start, and the tests"
+	@# Together, because tests switch on features of shared dependencies, which would be built twice otherwise.
+	@$(CARGO) build --locked --workspace --bins --tests
 	@echo "Running the documentation tests"
 	@$(CARGO) test --locked --workspace --doc --quiet
 	@echo "Running all other tests$(if $(NEXTEST), with cargo-nextest)"
