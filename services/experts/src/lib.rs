@@ -24,6 +24,3 @@ pub use registry::{Expert, Registry, Snapshot};
 pub use secret::Secret;
 pub use spec::{Cost, ExpertSpec, Limits, Problem};
 pub use upstream::{Client, ClientConfig, ClientError};
-
-#[cfg(test)]
-mod tests;

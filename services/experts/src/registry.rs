@@ -181,6 +181,3 @@ impl Registry {
 fn below(id: &ExpertId, problems: Vec<Problem>) -> impl Iterator<Item = Problem> {
     problems.into_iter().map(move |p| Problem { path: format!("{id}.{}", p.path), message: p.message })
 }
-
-#[cfg(test)]
-mod tests;

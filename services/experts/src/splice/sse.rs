@@ -29,6 +29,8 @@ pub(crate) struct EventFilter {
     /// The first bytes of the present line's data; `length` is one more than fits when there were more.
     head: [u8; HEAD],
     length: usize,
+    /// The first byte of the event's data: only an object can be the usage event.
+    first: Option<u8>,
     hold: Hold,
     held: Vec<u8>,
     /// Whether nothing of an event has come since the last one ended.
@@ -119,6 +121,7 @@ impl EventFilter {
             line: Line::Start(0),
             head: [0; HEAD],
             length: 0,
+            first: None,
             hold: if strip { Hold::Undecided } else { Hold::Never },
             held: Vec::new(),
             between: true,
@@ -145,7 +148,7 @@ impl EventFilter {
                     self.note(&piece[at..end]);
                     // Writes nothing where there is no replacement.
                     from += self.editor.run(&piece[at..end], out);
-                    if self.editor.choices == Some(true) || !self.may_be_object() {
+                    if self.editor.choices == Some(true) || self.first.is_some_and(|b| b != b'{') {
                         self.pass();
                     }
                 }
@@ -224,6 +227,7 @@ impl EventFilter {
 
     fn next_event(&mut self) {
         self.editor.reset();
+        self.first = None;
         if self.hold == Hold::Passed {
             self.hold = Hold::Undecided;
         }
@@ -241,16 +245,13 @@ impl EventFilter {
 
     /// Remembers how the line's data begins.
     fn note(&mut self, data: &[u8]) {
+        if self.first.is_none() {
+            self.first = data.trim_ascii_start().first().copied();
+        }
         let room = HEAD.saturating_sub(self.length);
         let kept = data.len().min(room);
         self.head[self.length.min(HEAD)..][..kept].copy_from_slice(&data[..kept]);
         self.length = if data.len() > room { HEAD + 1 } else { self.length + kept };
-    }
-
-    /// Whether the line's data can still be, or is, a JSON object.
-    fn may_be_object(&self) -> bool {
-        let head = self.head[..self.length.min(HEAD)].trim_ascii_start();
-        head.first().is_none_or(|b| *b == b'{') || self.editor.scanner.is_inside()
     }
 
     fn is_done(&self) -> bool {

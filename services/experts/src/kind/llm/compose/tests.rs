@@ -6,7 +6,7 @@ use super::*;
 use crate::call::StreamOptions;
 use crate::kind::literal;
 
-fn settings(json: Value) -> LlmBackend {
+fn settings(json: &Value) -> LlmBackend {
     let mut fields = json!({"endpoints": [{"url": "http://localhost/v1"}]});
     for (name, value) in json.as_object().unwrap() {
         fields[name] = value.clone();
@@ -43,14 +43,14 @@ fn composed(settings: &LlmBackend, body: &str) -> (String, bool) {
 #[test]
 fn only_the_model_is_replaced() {
     let (body, strip) =
-        composed(&settings(json!({})), "{ \"model\" :\t\"auto\", \"x\": 1.0e1, \"messages\":[] }\n");
+        composed(&settings(&json!({})), "{ \"model\" :\t\"auto\", \"x\": 1.0e1, \"messages\":[] }\n");
     assert_eq!(body, "{ \"model\" :\t\"up\\\"stream\", \"x\": 1.0e1, \"messages\":[] }\n");
     assert!(!strip);
 }
 
 #[test]
 fn usage_is_asked_for_in_streams_unless_the_client_did() {
-    let s = settings(json!({}));
+    let s = settings(&json!({}));
     let cases = [
         (
             r#"{"model":"a","stream":true}"#,
@@ -88,14 +88,14 @@ fn usage_is_asked_for_in_streams_unless_the_client_did() {
         let expected = expected.replace("\"M\"", "\"up\\\"stream\"");
         assert_eq!(composed(&s, body), (expected, stripped), "{body}");
     }
-    let off = settings(json!({"stream_usage": false}));
+    let off = settings(&json!({"stream_usage": false}));
     assert_eq!(composed(&off, r#"{"model":"a","stream":true}"#).0, r#"{"model":"up\"stream","stream":true}"#);
 }
 
 #[test]
 fn extra_fields_yield_to_the_client_and_overrides_do_not() {
     let s =
-        settings(json!({"extra_body": {"top_k": 5, "a\"b": 1}, "override_body": {"seed": 7, "user": null}}));
+        settings(&json!({"extra_body": {"top_k": 5, "a\"b": 1}, "override_body": {"seed": 7, "user": null}}));
     let (body, _) = composed(&s, r#"{"seed": 1, "model":"a", "top_k": 9 , "seed" : 2}"#);
     assert_eq!(body, r#"{"seed": 7, "model":"up\"stream", "top_k": 9 , "seed" : 7,"a\"b":1,"user":null}"#);
 }
@@ -113,7 +113,7 @@ fn a_span_outside_of_the_body_is_an_error() {
         request_id: &id,
         deadline: None,
     };
-    let error = Composer::new(&settings(json!({})), literal("m")).compose(&call).err().unwrap();
+    let error = Composer::new(&settings(&json!({})), literal("m")).compose(&call).err().unwrap();
     assert_eq!(error.kind(), CallErrorKind::Request);
 }
 
@@ -152,7 +152,7 @@ proptest! {
         }
         let body = Value::Object(body);
         let text = if pretty { serde_json::to_string_pretty(&body).unwrap() } else { body.to_string() };
-        let (out, _) = composed(&settings(json!({"extra_body": extra, "override_body": overrides})), &text);
+        let (out, _) = composed(&settings(&json!({"extra_body": extra, "override_body": overrides})), &text);
         let mut expected = body;
         expected["model"] = json!("up\"stream");
         if stream {
