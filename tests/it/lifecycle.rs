@@ -100,5 +100,5 @@ fn without_a_library_serve_says_what_to_do() {
     );
     let error = Gateway::start(&text).unwrap_err().to_string();
     assert!(error.contains("/does/not/exist.so"), "{error}");
-    assert!(error.contains("make deps") || error.contains("pip install onnxruntime"), "{error}");
+    assert!(error.contains("which does not exist") && error.contains("exit status: 2"), "{error}");
 }

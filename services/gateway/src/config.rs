@@ -13,7 +13,7 @@ mod telemetry;
 
 pub use admin::AdminConfig;
 pub use data::DataConfig;
-pub use load::{ConfigError, load, parse};
+pub use load::{ConfigError, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};

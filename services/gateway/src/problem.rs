@@ -41,9 +41,19 @@ impl Problem {
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let path = if path == "." { String::new() } else { path };
-        Problem { path, message: with_suggestion(&error.into_inner().to_string()) }
+        let message = error.into_inner().to_string();
+        Problem { path: place(&path, &message), message: with_suggestion(&message) }
     })
+}
+
+/// The path of an error as `serde_path_to_error` gives it; a missing field is named as the place where it
+/// should stand.
+pub fn place(path: &str, message: &str) -> String {
+    let path = if path == "." { "" } else { path };
+    match message.strip_prefix("missing field `").and_then(|m| m.split('`').next()) {
+        Some(field) => Problem::at(field, "").below(path).path,
+        None => path.to_owned(),
+    }
 }
 
 /// Adds the nearest known name to serde's message about an unknown field or variant.

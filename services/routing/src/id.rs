@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for ExpertId {
 
 impl fmt::Display for ExpertId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&self.0)
     }
 }
 

@@ -8,11 +8,11 @@ fn categories() -> Vec<Category> {
 }
 
 fn expert(text: &str) -> ExpertSpec {
-    crate::problem::from_value(serde_saphyr::from_str(text).unwrap()).unwrap()
+    crate::problem::from_value(crate::config::yaml(text).unwrap()).unwrap()
 }
 
 fn route(text: &str) -> RouteSpec {
-    crate::problem::from_value(serde_saphyr::from_str(text).unwrap()).unwrap()
+    crate::problem::from_value(crate::config::yaml(text).unwrap()).unwrap()
 }
 
 fn constant(id: &str) -> ExpertSpec {

@@ -51,7 +51,7 @@ pub fn parse(text: &str, env: &Env<'_>) -> Result<Config, ConfigError> {
     let tree: Value = if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
         Value::Object(serde_json::Map::new())
     } else {
-        serde_saphyr::from_str(text).map_err(|e| ConfigError::Yaml(e.to_string()))?
+        yaml(text).map_err(ConfigError::Yaml)?
     };
     let mut problems = Vec::new();
     let tree = resolve(tree, "", env, &mut problems);
@@ -61,6 +61,15 @@ pub fn parse(text: &str, env: &Env<'_>) -> Result<Config, ConfigError> {
     let config: Config = from_value(tree).map_err(|p| ConfigError::Invalid(vec![p]))?;
     let problems = config.problems();
     if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
+}
+
+/// YAML to a tree. Only `true` and `false` are truth values: an expert may be called `no`.
+///
+/// # Errors
+/// What is wrong and where.
+pub fn yaml(text: &str) -> Result<Value, String> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())
 }
 
 /// Replaces references in every string of the tree.
@@ -154,7 +163,7 @@ fn expand(text: &str, env: &Env<'_>) -> Result<String, String> {
 
 /// Reads a resolved reference as YAML would have read the value in its place.
 fn scalar(text: String) -> Value {
-    match serde_saphyr::from_str::<Value>(&text) {
+    match yaml(&text) {
         Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
         _ => Value::String(text),
     }

@@ -86,6 +86,12 @@ routes:
 }
 
 #[test]
+fn norway_is_a_name() {
+    let config = parse("experts: [{id: no, backend: {kind: constant, text: hi}}]", &env).unwrap();
+    assert_eq!(config.experts[0].id.as_str(), "no");
+}
+
+#[test]
 fn yaml_errors_have_a_line() {
     let text = problems("data:\n  listen: [\n");
     assert!(text.contains("line"), "{text}");

@@ -15,7 +15,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::{ApiError, ErrorKind};
-use crate::problem::with_suggestion;
+use crate::problem::{place, with_suggestion};
 
 /// A user turn shorter than this, in bytes, does not say what it is about ("yes, please"): the turn before
 /// it is read with it.
@@ -167,9 +167,8 @@ fn explain(text: &str, error: serde_json::Error) -> ApiError {
     let mut json = serde_json::Deserializer::from_str(text);
     match serde_path_to_error::deserialize::<_, Fields<'_>>(&mut json) {
         Err(error) => {
-            let path = error.path().to_string();
-            let message = with_suggestion(&error.inner().to_string());
-            ApiError::new(ErrorKind::InvalidRequest, message).with_param(if path == "." { "" } else { &path })
+            let (path, message) = (error.path().to_string(), error.inner().to_string());
+            ApiError::new(ErrorKind::InvalidRequest, with_suggestion(&message)).with_param(place(&path, &message))
         }
         Ok(_) => ApiError::new(ErrorKind::InvalidRequest, error.to_string()),
     }

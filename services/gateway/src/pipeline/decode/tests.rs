@@ -102,7 +102,7 @@ fn bad_bodies_are_refused_by_place() {
         (r#"{"model":"a"}"#, InvalidRequest, "messages", "at least one message"),
         (r#"{"model":"a","messages":[]}"#, InvalidRequest, "messages", "at least one message"),
         (r#"{"model":"a","messages":"hi"}"#, InvalidRequest, "messages", "expected a sequence"),
-        (r#"{"model":"a","messages":[{"content":"hi"}]}"#, InvalidRequest, "messages[0]", "missing field `role`"),
+        (r#"{"model":"a","messages":[{"content":"hi"}]}"#, InvalidRequest, "messages[0].role", "missing field `role`"),
         (r#"{"model":"a","messages":[{"role":"user","content":7}]}"#, InvalidRequest, "messages[0].content", "a string, an array"),
         (r#"{"model":7,"messages":[{"role":"user","content":"hi"}]}"#, InvalidRequest, "model", "non-empty string"),
         (r#"{"model":"a","stream":"yes","messages":[{"role":"user","content":"hi"}]}"#, InvalidRequest, "stream", "boolean"),
