@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
+use bytes::Bytes;
 use encoder::Encoder;
 use experts::Operation;
 use http::request::Parts;
@@ -87,6 +88,34 @@ impl Pipeline {
         let mut trace = route::Trace::default();
         match self.phases(operation, &context, body, &mut trace).await {
             Ok(response) => response,
+            Err(error) => self.refuse(&context, trace, error),
+        }
+    }
+
+    /// Answers a request by something of the gateway's own, once it has a place and a body within the
+    /// limits; its answer gets the same headers, metrics and record as any other.
+    pub async fn answer_locally<F>(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: Body,
+        work: impl FnOnce(Bytes) -> F,
+    ) -> Response<Body>
+    where
+        F: Future<Output = Result<Response<Body>, ApiError>>,
+    {
+        let context = Context::new(parts.headers, self.ids.decision());
+        let trace = route::Trace::default();
+        let answered = match self.admit(&context, body).await {
+            Ok(admitted) => work(admitted.body).await,
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(response) => {
+                let mut decision = trace.decision(&context);
+                decision.status = response.status().as_u16();
+                decision.overhead_us = micros(context.arrival.elapsed());
+                self.record(&context, &trace, Arc::new(decision), response)
+            }
             Err(error) => self.refuse(&context, trace, error),
         }
     }

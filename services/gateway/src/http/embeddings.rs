@@ -80,6 +80,7 @@ pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Reque
     let Some(encoder) = pipeline.encoder.clone() else {
         return pipeline.answer(Operation::Embeddings, parts, body).await;
     };
+    // The body says whose model is meant, and is read again by whoever answers.
     let limit = pipeline.limits.max_body_bytes;
     let collected = match http_body_util::Limited::new(body, limit).collect().await {
         Ok(collected) => collected.to_bytes(),
@@ -93,7 +94,8 @@ pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Reque
     if !own {
         return pipeline.answer(Operation::Embeddings, parts, Body::from(collected)).await;
     }
-    embed(&encoder, &collected).await.unwrap_or_else(IntoResponse::into_response)
+    let work = |body: bytes::Bytes| async move { embed(&encoder, &body).await };
+    pipeline.answer_locally(parts, Body::from(collected), work).await
 }
 
 async fn embed(encoder: &Encoder, body: &[u8]) -> Result<Response<Body>, ApiError> {

@@ -8,9 +8,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use experts::{Expert, ReplyBody};
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Pipeline;
+use super::admit::Place;
 use crate::decision::{Decision, End, Outcome};
 use crate::metrics::{Name, OfExpert};
 
@@ -23,7 +23,7 @@ pub(super) struct Accounted {
     arrival: Instant,
     body: Source,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 enum Source {
@@ -38,9 +38,8 @@ impl Accounted {
         expert: Arc<Expert>,
         arrival: Instant,
         body: ReplyBody,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Self {
-        pipeline.metrics.in_flight.inc();
         Self { pipeline, decision, expert, arrival, body: Source::Reply(body), ended: false, _place: place }
     }
 
@@ -51,9 +50,8 @@ impl Accounted {
         expert: Arc<Expert>,
         arrival: Instant,
         body: Bytes,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Self {
-        pipeline.metrics.in_flight.inc();
         Self { pipeline, decision, expert, arrival, body: Source::Whole(body), ended: false, _place: place }
     }
 
@@ -62,7 +60,6 @@ impl Accounted {
             return;
         }
         let metrics = &self.pipeline.metrics;
-        metrics.in_flight.dec();
         metrics.ended(end);
         let duration = self.arrival.elapsed();
         metrics.duration.observe(duration.as_secs_f64());

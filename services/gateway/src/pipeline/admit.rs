@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::header;
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Context, Pipeline};
@@ -21,7 +22,19 @@ pub(super) struct Admitted {
     /// Its body.
     pub(super) body: Bytes,
     /// Its place, given back when the answer's body has ended.
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) place: Place,
+}
+
+/// A place among the requests in progress; given back when dropped.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    in_flight: Gauge,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.in_flight.dec();
+    }
 }
 
 impl Pipeline {
@@ -31,9 +44,7 @@ impl Pipeline {
     /// 503 when all places are taken, 413 for a body over the limit, 415 for a compressed one, 408 when it
     /// does not arrive, 400 when the connection breaks.
     pub(super) async fn admit(self: &Arc<Self>, context: &Context, body: Body) -> Result<Admitted, ApiError> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| {
-            ApiError::new(ErrorKind::Overloaded, "the gateway has as many requests in progress as it may")
-        })?;
+        let place = self.place()?;
         if let Some(coding) = context.headers.get(header::CONTENT_ENCODING).filter(|c| *c != "identity") {
             let message = format!("content-encoding {coding:?} is not accepted; send the body uncompressed");
             return Err(ApiError::new(ErrorKind::UnsupportedMediaType, message));
@@ -46,6 +57,16 @@ impl Pipeline {
             Ok(body) => Ok(Admitted { body: body?, place }),
             Err(_) => Err(ApiError::new(ErrorKind::RequestTimeout, "the body did not arrive within 30 seconds")),
         }
+    }
+}
+
+impl Pipeline {
+    fn place(self: &Arc<Self>) -> Result<Place, ApiError> {
+        let permit = self.places.clone().try_acquire_owned().map_err(|_| {
+            ApiError::new(ErrorKind::Overloaded, "the gateway has as many requests in progress as it may")
+        })?;
+        self.metrics.in_flight.inc();
+        Ok(Place { _permit: permit, in_flight: self.metrics.in_flight.clone() })
     }
 }
 

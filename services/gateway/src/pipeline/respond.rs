@@ -7,9 +7,9 @@ use experts::normalise_error;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::account::Accounted;
+use super::admit::Place;
 use super::call::Answer;
 use super::decode::Decoded;
 use super::route::Trace;
@@ -43,7 +43,7 @@ impl Pipeline {
         request: Decoded,
         mut trace: Trace,
         answer: Answer,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Response<Body> {
         let Answer { expert, reply } = answer;
         let status = reply.status;
