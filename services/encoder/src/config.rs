@@ -17,7 +17,7 @@ pub struct EncoderConfig {
     /// Prompts in one forward pass. 0 = 8 on the CPU (where a batch costs as much as its parts), 32 on an
     /// accelerator.
     pub max_batch: usize,
-    /// Tokens in one forward pass, padding included; one prompt alone may exceed it. 0 = 512 on the CPU,
+    /// Tokens in one forward pass, padding included; one prompt alone may exceed it. 0 = 256 on the CPU,
     /// 8192 on an accelerator.
     pub max_batch_tokens: usize,
     /// How long the oldest prompt of an incomplete batch waits for company, in microseconds. Nothing

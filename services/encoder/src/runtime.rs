@@ -25,7 +25,7 @@ pub struct Runtime {
 pub enum RuntimeError {
     /// It is nowhere.
     #[error(
-        "no ONNX Runtime library found. Looked in: {}. Run `make deps` in the repository, or `pip install onnxruntime` (1.17 or newer), or give the library's path with --onnxruntime or ORT_DYLIB_PATH", .tried.join("; ")
+        "no ONNX Runtime library found. Looked in: {}. Run `make deps` in the repository, or `pip install onnxruntime` (1.20 or newer), or give the library's path with --onnxruntime or ORT_DYLIB_PATH", .tried.join("; ")
     )]
     NotFound {
         /// Every place that was looked at.
@@ -42,7 +42,7 @@ pub enum RuntimeError {
         problem: &'static str,
     },
     /// The file is there and cannot be used.
-    #[error("{}: {problem}; ONNX Runtime 1.17 or newer for this system is needed: run `make deps` in the repository or `pip install onnxruntime`, or give another library with --onnxruntime or ORT_DYLIB_PATH", path.display())]
+    #[error("{}: {problem}; ONNX Runtime 1.20 or newer for this system is needed: run `make deps` in the repository or `pip install onnxruntime`, or give another library with --onnxruntime or ORT_DYLIB_PATH", path.display())]
     Unusable {
         /// The library.
         path: PathBuf,
@@ -60,7 +60,7 @@ impl Runtime {
     /// Loads the library. Its own log goes to `tracing` under the target `onnxruntime`.
     ///
     /// # Errors
-    /// [`RuntimeError::Unusable`] when the file is no ONNX Runtime, is older than 1.17 or lacks a library
+    /// [`RuntimeError::Unusable`] when the file is no ONNX Runtime, is too old or lacks a library
     /// that it needs; another one may be tried then. [`RuntimeError::Loaded`] when this process has one.
     pub fn load(path: &Path) -> Result<Self, RuntimeError> {
         let unusable = |problem: String| RuntimeError::Unusable { path: path.to_owned(), problem };

@@ -118,16 +118,7 @@ fn session(
         // The arena keeps what the largest batch needed, which the limits on batches bound; without it
         // every pass maps and unmaps its activations.
         Engine::Cpu => vec![ep::CPU::default().with_arena_allocator(true).build()],
-        // TF32 off: the answers shall be those of the CPU.
-        Engine::Cuda => {
-            vec![
-                ep::CUDA::default()
-                    .with_device_id(config.device_id)
-                    .with_tf32(false)
-                    .build()
-                    .error_on_failure(),
-            ]
-        }
+        Engine::Cuda => vec![cuda(config)],
         // The range of shapes is fixed beforehand, or an engine is built anew for every larger batch.
         Engine::Tensorrt => {
             let shapes = |rows: usize, width: usize| {
@@ -143,6 +134,8 @@ fn session(
                     .with_profile_max_shapes(shapes(rows, longest))
                     .build()
                     .error_on_failure(),
+                // For the operators that TensorRT lacks.
+                cuda(config),
             ]
         }
     };
@@ -158,6 +151,11 @@ fn session(
         // Patterns are learnt per shape, and every batch has another one.
         .with_memory_pattern(false)?
         .commit_from_memory(graph)
+}
+
+/// TF32 off: the answers shall be those of the CPU.
+fn cuda(config: &EncoderConfig) -> ep::ExecutionProviderDispatch {
+    ep::CUDA::default().with_device_id(config.device_id).with_tf32(false).build().error_on_failure()
 }
 
 /// Names, types and widths, as far as the graph states them; what it leaves open is checked when it runs.

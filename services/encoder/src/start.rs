@@ -30,7 +30,7 @@ const MOST_SESSIONS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum EncoderError {
     /// A setting cannot be.
-    #[error("encoder.{field} {problem}")]
+    #[error("router.encoder.{field} {problem}")]
     Config {
         /// The setting.
         field: &'static str,
@@ -39,7 +39,7 @@ pub enum EncoderError {
     },
     /// The execution provider is not there or does not start.
     #[error(
-        "the execution provider `{provider}` does not start: {problem}; set encoder.provider to `cpu`, or install an ONNX Runtime build with it and the libraries that it needs"
+        "the execution provider `{provider}` does not start: {problem}; set router.encoder.provider to `cpu`, or install an ONNX Runtime build with it and the libraries that it needs"
     )]
     Provider {
         /// Its name.
@@ -149,7 +149,7 @@ fn sized(config: &EncoderConfig, engine: Engine) -> EncoderConfig {
     EncoderConfig {
         sessions: or(config.sessions, cores.min(MOST_SESSIONS), 1),
         max_batch: or(config.max_batch, 8, 32),
-        max_batch_tokens: or(config.max_batch_tokens, 512, 8192),
+        max_batch_tokens: or(config.max_batch_tokens, 256, 8192),
         ..config.clone()
     }
 }
@@ -172,7 +172,7 @@ impl Source<'_> {
         let provider = |problem| EncoderError::Provider { provider: engine.name(), problem };
         if !engine.in_library() {
             let library = self.runtime.path().display();
-            return Err(provider(format!("{library} was built without it")));
+            return Err(provider(format!("{library} was built without the {} provider", engine.name())));
         }
         // On an accelerator the driver and its libraries are the likelier culprit.
         let failed = |problem| match engine {

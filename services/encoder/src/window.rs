@@ -1,17 +1,23 @@
 //! From text to the token ids that the graph reads.
 //!
-//! A prompt is tokenised once, as a whole where it is short. The graph reads a window of it: special
-//! tokens, a head and a tail. Prompts beyond [`SLICE_BYTES`] at either end are cut before they are
-//! tokenised, so that a prompt of megabytes costs no more than one of 8 KiB; their token count is then
-//! an estimate, and says so.
+//! A prompt is tokenised once. The graph reads a window of it: special tokens, a head and a tail. So of a
+//! prompt beyond [`EXACT_BYTES`] only its two ends are tokenised, which keeps the cost of long prompts at
+//! that of short ones; their token count is then an estimate, and says so.
 
 use std::borrow::Cow;
 
 use tokenizers::Tokenizer;
 
-/// Bytes of text that are looked at from either end. A routing window of 128 tokens needs some 300
-/// bytes of ordinary text from each end; text that yields fewer tokens than fit is not padded up.
-const SLICE_BYTES: usize = 4 << 10;
+/// Longest text that is tokenised whole, whatever it is.
+const EXACT_BYTES: usize = 2 << 10;
+
+/// Bytes tokenised from either end of a longer text. A routing window of 128 tokens needs some 300 bytes
+/// of ordinary text from each end.
+const NARROW_BYTES: usize = EXACT_BYTES / 2;
+
+/// Bytes that are looked at from either end when the narrow ones hold too few tokens (blanks, words of
+/// hundreds of letters). What lies between is never looked at.
+const WIDE_BYTES: usize = 4 << 10;
 
 /// Bytes of text that are looked at for one token of a head-only window.
 const HEAD_BYTES_PER_TOKEN: usize = 64;
@@ -47,21 +53,28 @@ impl<'a> Excerpt<'a> {
     /// The same text gives the same excerpt; equal excerpts give equal windows.
     pub(crate) fn of(text: &'a str) -> Self {
         let bytes = text.len();
-        if bytes <= 2 * SLICE_BYTES {
+        if bytes <= 2 * WIDE_BYTES {
             return Self { head: text, tail: "", bytes };
         }
-        let (head, _) = text.split_at(text.floor_char_boundary(SLICE_BYTES));
-        let (_, tail) = text.split_at(text.ceil_char_boundary(bytes - SLICE_BYTES));
-        Self { head, tail, bytes }
+        Self { head: first(text, WIDE_BYTES), tail: last(text, WIDE_BYTES), bytes }
     }
 
     fn is_cut(&self) -> bool {
         self.head.len() < self.bytes
     }
 
-    /// Bytes that will be tokenised.
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.head.len() + self.tail.len()
+    }
+
+    /// Whether making the window takes next to no time.
+    pub(crate) fn is_small(&self) -> bool {
+        self.len() <= EXACT_BYTES
+    }
+
+    /// The two ends, `bytes` of each or what there is.
+    fn ends(&self, bytes: usize) -> (&'a str, &'a str) {
+        (first(self.head, bytes), last(if self.is_cut() { self.tail } else { self.head }, bytes))
     }
 
     /// What the window depends on, as one string: the text itself, or for a text that was cut its two
@@ -127,30 +140,37 @@ impl Windows {
     /// The routing window: head and tail halves within `max_tokens`, the head having the odd one.
     pub(crate) fn routing(&self, excerpt: &Excerpt<'_>, max_tokens: usize) -> Result<Tokenized, String> {
         let room = self.room(max_tokens);
-        let head = self.ids(excerpt.head)?;
         let (head_room, tail_room) = (room.div_ceil(2), room / 2);
-        if excerpt.is_cut() {
-            let tail = self.ids(excerpt.tail)?;
-            let read = head.len() + tail.len();
-            let total = estimate(read, excerpt.len(), excerpt.bytes);
-            let head = &head[..head.len().min(head_room)];
-            let tail = &tail[tail.len() - tail.len().min(tail_room)..];
-            return Ok(self.tokenized(head, tail, total, true));
+        if !excerpt.is_small() {
+            let steps = [Some(NARROW_BYTES), excerpt.is_cut().then_some(WIDE_BYTES)];
+            for bytes in steps.into_iter().flatten() {
+                let (head, tail) = excerpt.ends(bytes);
+                let read = head.len() + tail.len();
+                let (head, tail) = (self.ids(head)?, self.ids(tail)?);
+                let enough = head.len() >= head_room && tail.len() >= tail_room;
+                if enough || bytes == WIDE_BYTES {
+                    let total = estimate(head.len() + tail.len(), read, excerpt.bytes);
+                    let head = &head[..head.len().min(head_room)];
+                    let tail = &tail[tail.len() - tail.len().min(tail_room)..];
+                    return Ok(self.tokenized(head, tail, total, true));
+                }
+            }
         }
-        let total = head.len();
+        let ids = self.ids(excerpt.head)?;
+        let total = ids.len();
         if total <= room {
-            return Ok(self.tokenized(&head, &[], total, false));
+            return Ok(self.tokenized(&ids, &[], total, false));
         }
-        Ok(self.tokenized(&head[..head_room], &head[total - tail_room..], total, false))
+        Ok(self.tokenized(&ids[..head_room], &ids[total - tail_room..], total, false))
     }
 
     /// The embedding window: the first `max_tokens`.
     pub(crate) fn head(&self, text: &str, max_tokens: usize) -> Result<Tokenized, String> {
         let room = self.room(max_tokens);
-        let cut = text.floor_char_boundary(max_tokens.saturating_mul(HEAD_BYTES_PER_TOKEN));
-        let ids = self.ids(&text[..cut])?;
-        let total = estimate(ids.len(), cut, text.len());
-        Ok(self.tokenized(&ids[..ids.len().min(room)], &[], total, cut < text.len()))
+        let head = first(text, max_tokens.saturating_mul(HEAD_BYTES_PER_TOKEN));
+        let ids = self.ids(head)?;
+        let total = estimate(ids.len(), head.len(), text.len());
+        Ok(self.tokenized(&ids[..ids.len().min(room)], &[], total, head.len() < text.len()))
     }
 
     fn room(&self, max_tokens: usize) -> usize {
@@ -171,6 +191,16 @@ impl Windows {
             estimated,
         }
     }
+}
+
+/// The first `bytes` of a text, or a little less where that would split a character.
+fn first(text: &str, bytes: usize) -> &str {
+    text.split_at(text.floor_char_boundary(bytes)).0
+}
+
+/// The last `bytes` of a text, or a little less where that would split a character.
+fn last(text: &str, bytes: usize) -> &str {
+    text.split_at(text.ceil_char_boundary(text.len().saturating_sub(bytes))).1
 }
 
 /// Tokens of `all` bytes when `read` of them gave `tokens`.

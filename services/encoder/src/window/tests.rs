@@ -64,7 +64,7 @@ fn megabytes_are_cut_before_they_are_tokenised_and_counted_by_estimate() {
     let windows = windows();
     let text = format!("python {} hello", "say it ".repeat(600_000));
     let excerpt = Excerpt::of(&text);
-    assert!(excerpt.len() <= 2 * SLICE_BYTES);
+    assert!(excerpt.len() <= 2 * WIDE_BYTES);
     let read = windows.routing(&excerpt, 16).unwrap();
     assert_eq!(read.ids.len(), 16);
     assert_eq!(read.ids[1], id(&windows, "python"));
@@ -73,6 +73,32 @@ fn megabytes_are_cut_before_they_are_tokenised_and_counted_by_estimate() {
     let exact = 1_200_002_f64;
     assert!((f64::from(read.tokens) / exact - 1.0).abs() < 0.01, "{}", read.tokens);
     assert_eq!(read.truncated_tokens, read.tokens - 14);
+}
+
+#[test]
+fn a_text_of_some_length_is_tokenised_at_its_ends_only() {
+    let windows = windows();
+    let exact = "say it ".repeat(EXACT_BYTES / 7);
+    let read = routing(&windows, &exact, 16);
+    assert_eq!((read.tokens as usize, read.estimated), (EXACT_BYTES / 7 * 2, false));
+    let longer = exact.clone() + &exact;
+    let read = routing(&windows, &longer, 16);
+    assert!(read.estimated && read.ids.len() == 16);
+    assert!((f64::from(read.tokens) / (EXACT_BYTES / 7 * 4) as f64 - 1.0).abs() < 0.01, "{}", read.tokens);
+}
+
+#[test]
+fn where_the_ends_hold_too_few_tokens_more_is_read() {
+    let windows = windows();
+    let blank = " ".repeat(NARROW_BYTES + 100);
+    let read = routing(&windows, &format!("{blank}say it now{blank}"), 16);
+    let expected = ["[CLS]", "say", "it", "now", "[SEP]"].map(|token| id(&windows, token));
+    assert_eq!(read, Tokenized { ids: expected.into(), tokens: 3, truncated_tokens: 0, estimated: false });
+    let blanks = " ".repeat(4 * WIDE_BYTES);
+    let read = routing(&windows, &format!("{blank}say it{blanks}now{blank}"), 16);
+    let expected = ["[CLS]", "say", "it", "now", "[SEP]"].map(|token| id(&windows, token));
+    assert_eq!(read.ids, expected);
+    assert!(read.estimated);
 }
 
 #[test]
@@ -87,13 +113,13 @@ fn an_embedding_reads_the_head_alone() {
 
 #[test]
 fn keys_of_cut_texts_tell_apart_what_the_window_tells_apart() {
-    let long = "x".repeat(3 * SLICE_BYTES);
-    let longer = "x".repeat(3 * SLICE_BYTES + 1);
+    let long = "x".repeat(3 * WIDE_BYTES);
+    let longer = "x".repeat(3 * WIDE_BYTES + 1);
     assert_ne!(Excerpt::of(&long).key(), Excerpt::of(&longer).key(), "their token counts differ");
     assert_eq!(Excerpt::of("short").key(), "short");
-    let whole = "x".repeat(2 * SLICE_BYTES);
-    assert_eq!(Excerpt::of(&whole).key().len(), 2 * SLICE_BYTES);
-    assert!(Excerpt::of(&long).key().len() > 2 * SLICE_BYTES + 3 * 4);
+    let whole = "x".repeat(2 * WIDE_BYTES);
+    assert_eq!(Excerpt::of(&whole).key().len(), 2 * WIDE_BYTES);
+    assert!(Excerpt::of(&long).key().len() > 2 * WIDE_BYTES + 3 * 4);
 }
 
 #[test]
@@ -112,14 +138,14 @@ proptest! {
         prop_assert_eq!(read.ids.first(), Some(&id(&windows, "[CLS]")));
         prop_assert_eq!(read.ids.last(), Some(&id(&windows, "[SEP]")));
         prop_assert_eq!(read.tokens as usize, read.ids.len() - 2 + read.truncated_tokens as usize);
-        prop_assert!(!read.estimated);
+        prop_assert!(!read.estimated || text.len() > EXACT_BYTES);
     }
 
     #[test]
     fn a_cut_never_splits_a_character(unit in "\\PC{1,3}", offset in 0_usize..8) {
-        let text = "a".repeat(offset) + &unit.repeat(4 * SLICE_BYTES / unit.len());
+        let text = "a".repeat(offset) + &unit.repeat(4 * WIDE_BYTES / unit.len());
         let excerpt = Excerpt::of(&text);
         prop_assert!(text.starts_with(excerpt.head) && text.ends_with(excerpt.tail));
-        prop_assert!(excerpt.head.len() > SLICE_BYTES - 4 && excerpt.tail.len() > SLICE_BYTES - 4);
+        prop_assert!(excerpt.head.len() > WIDE_BYTES - 4 && excerpt.tail.len() > WIDE_BYTES - 4);
     }
 }
