@@ -165,3 +165,30 @@ async fn statistics_show_what_was_sent_and_forget_it_on_reset() {
     let stats = mock.stats();
     assert_eq!((stats.requests, stats.recent.len()), (0, 0));
 }
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_served() {
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let mock = mock().await;
+    let stream = tokio::net::TcpStream::connect(mock.address()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driver = tokio::task::spawn(connection);
+    let body = question(json!({"stream": true})).to_string();
+    let request = hyper::Request::post(format!("{}/chat/completions", mock.url()))
+        .header("x-mock-fault", "reset-mid")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .unwrap();
+    let cut = sender.send_request(request.clone()).await.unwrap();
+    assert_eq!(cut.version(), hyper::Version::HTTP_2);
+    assert!(cut.into_body().collect().await.is_err(), "the stream is reset, not the connection");
+
+    let mut request = request;
+    request.headers_mut().clear();
+    let whole = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert!(whole.ends_with(b"data: [DONE]\n\n"));
+    drop(sender);
+    driver.await.unwrap().unwrap();
+}
