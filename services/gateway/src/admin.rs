@@ -1,17 +1,71 @@
 //! The admin plane: probes and metrics for everyone, `/admin/v1` for holders of the token.
+//!
+//! The API is described by its handlers: [`openapi`] collects what they say of themselves. Reads show one
+//! immutable view of the catalogue; writes go through [`change`], one at a time, and are durable and live before
+//! they are answered.
 
+mod auth;
+mod categories;
+mod change;
+mod document;
+mod etag;
+mod experts;
+mod mapping;
+mod merge;
+mod operation;
+mod page;
+mod probe;
 mod probes;
+mod read;
+mod routes;
+mod schema;
 pub mod token;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::FromRef;
+use axum::http::{Method, Uri};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use http::{HeaderValue, header};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::catalog::View;
+use crate::error::{ApiError, ErrorKind};
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Admin {
+    app: Arc<App>,
+    /// Whose turn it is to write; see [`Admin::change`].
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Admin {
+    fn view(&self) -> Arc<View> {
+        self.app.pipeline.catalog.view()
+    }
+}
+
+impl FromRef<Admin> for Arc<App> {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.app.clone()
+    }
+}
 
 /// The admin plane's routes.
 pub fn router(app: Arc<App>) -> Router {
+    let admin = Admin { app, turn: Arc::default() };
+    let (api, document) = api().split_for_parts();
+    let document = Arc::new(document);
+    let api = api
+        .route("/admin/v1/openapi.json", get(async move || axum::Json(document)))
+        .route_layer(from_fn_with_state(admin.clone(), auth::require));
     Router::new()
         .route("/livez", get(probes::live))
         .route("/live", get(probes::live))
@@ -20,5 +74,56 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/ready", get(probes::ready))
         .route("/health", get(probes::health))
         .route("/metrics", get(probes::metrics))
-        .with_state(app)
+        .merge(api)
+        .fallback(unknown_url)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(map_response(uncached))
+        .with_state(admin)
 }
+
+/// The `OpenAPI` document of `/admin/v1`.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    api().into_openapi()
+}
+
+fn api() -> OpenApiRouter<Admin> {
+    let v1 = OpenApiRouter::new()
+        .routes(routes!(experts::list, experts::create))
+        .routes(routes!(experts::get, experts::replace, experts::patch, experts::delete))
+        .routes(routes!(experts::drain))
+        .routes(routes!(experts::undrain))
+        .routes(routes!(probe::probe))
+        .routes(routes!(categories::list))
+        .routes(routes!(categories::get, categories::describe))
+        .routes(routes!(mapping::get, mapping::replace, mapping::patch))
+        .routes(routes!(routes::list, routes::create))
+        .routes(routes!(routes::get, routes::replace, routes::patch, routes::delete))
+        .routes(routes!(operation::explain))
+        .routes(routes!(operation::decisions))
+        .routes(routes!(operation::decision))
+        .routes(routes!(operation::config))
+        .routes(routes!(operation::audit));
+    OpenApiRouter::with_openapi(document::Document::openapi()).nest("/admin/v1", v1)
+}
+
+async fn unknown_url(method: Method, uri: Uri) -> Response {
+    let message = format!(
+        "there is no {method} {}; the API is below /admin/v1, described by /admin/v1/openapi.json",
+        uri.path()
+    );
+    ApiError::new(ErrorKind::UnknownUrl, message).into_response()
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    ApiError::new(ErrorKind::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+        .into_response()
+}
+
+/// Answers tell the present state, and some of it is confidential.
+async fn uncached(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

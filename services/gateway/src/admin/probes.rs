@@ -44,7 +44,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Json<serde_json::Valu
     }))
 }
 
-/// All metrics in the OpenMetrics text format.
+/// All metrics in the `OpenMetrics` text format.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &app.metrics).map_err(ApiError::internal)?;

@@ -1,0 +1,169 @@
+//! What a decision looks like, for the `OpenAPI` document.
+//!
+//! A decision serialises itself by hand where its parts are shared or shown in short, so that its schema cannot be
+//! derived from it. The tests hold the two together.
+
+use routing::{Basis, Candidate, ExpertId, Rejected};
+use utoipa::ToSchema;
+
+use crate::decision::{Attempt, Outcome, Path, Reading, Scored};
+
+/// What was decided for one request.
+#[derive(ToSchema)]
+#[schema(as = Decision)]
+#[expect(dead_code, reason = "only described in the document")]
+pub(super) struct DecisionSchema {
+    /// Its name, as in `x-guildhall-decision`; also the policy's seed.
+    #[schema(pattern = "^d-[0-9a-f]{16}$")]
+    id: String,
+    /// The request's id, as in `x-request-id`.
+    request_id: String,
+    /// When, in milliseconds since 1970 UTC.
+    time_ms: u64,
+    /// The model that the client asked for.
+    model: String,
+    /// The route, unless the client named an expert.
+    #[schema(required)]
+    route: Option<ExpertId>,
+    /// The route's policy.
+    #[schema(required)]
+    policy: Option<String>,
+    /// What the router did.
+    reading: Reading,
+    /// What the policy saw and planned; null when it was not asked.
+    #[schema(required)]
+    planned: Option<PlannedSchema>,
+    /// The experts that were tried, in order.
+    attempts: Vec<Attempt>,
+    /// Who answered.
+    #[schema(required)]
+    expert: Option<ExpertId>,
+    /// Which way the answer came about.
+    #[schema(required)]
+    path: Option<Path>,
+    /// The status sent to the client.
+    status: u16,
+    /// Microseconds that the gateway itself took until the answer's head.
+    overhead_us: u64,
+    /// How the answer ended; null while it is under way.
+    #[schema(required)]
+    outcome: Option<Outcome>,
+}
+
+/// A plan with what it was made from.
+#[derive(ToSchema)]
+#[schema(as = Planned)]
+#[expect(dead_code, reason = "only described in the document")]
+pub(super) struct PlannedSchema {
+    /// The most probable categories, best first.
+    categories: Vec<Scored>,
+    /// What the request asks of an expert.
+    needs: NeedsSchema,
+    /// The expert that holds the tool loop which the request is part of.
+    #[schema(required)]
+    held_by: Option<ExpertId>,
+    /// What the order of the plan rests on.
+    basis: Basis,
+    /// Who may answer, best first.
+    candidates: Vec<Candidate>,
+    /// Who may not, and why.
+    rejected: Vec<Rejected>,
+}
+
+/// What a request asks of whoever answers it.
+#[derive(ToSchema)]
+#[schema(as = Needs)]
+#[expect(dead_code, clippy::struct_excessive_bools, reason = "only described in the document")]
+pub(super) struct NeedsSchema {
+    /// Function or tool calling.
+    tools: bool,
+    /// Image parts in a message.
+    vision: bool,
+    /// Structured output.
+    json_schema: bool,
+    /// A streamed answer.
+    streaming: bool,
+    /// Tokens that prompt and answer need together, estimated; 0 when unknown.
+    context_tokens: u32,
+}
+
+/// A decision that was only thought through.
+#[derive(ToSchema)]
+#[schema(as = Explanation)]
+#[expect(dead_code, reason = "only described in the document")]
+pub(super) struct ExplanationSchema {
+    /// The decision; no expert was tried, `expert` is the one that would be tried first.
+    #[serde(flatten)]
+    decision: DecisionSchema,
+    /// The text that the router read.
+    text: String,
+    /// All categories with their probabilities, best first.
+    probabilities: Vec<Scored>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, OnceLock};
+
+    use routing::Plan;
+    use serde_json::Value;
+    use utoipa::PartialSchema;
+
+    use super::*;
+    use crate::decision::{Decision, DecisionId, Planned};
+    use crate::pipeline::Explanation;
+
+    fn keys(value: &Value) -> BTreeSet<&str> {
+        value.as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    /// The properties of a schema, all of which are required.
+    fn properties(schema: &Value) -> BTreeSet<&str> {
+        let required: BTreeSet<&str> =
+            schema["required"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+        assert_eq!(required, keys(&schema["properties"]));
+        required
+    }
+
+    #[test]
+    fn what_is_described_is_what_is_sent() {
+        let planned = Planned {
+            request: routing::Request::default(),
+            fleet: Arc::default(),
+            plan: Plan { candidates: Vec::new(), rejected: Vec::new(), basis: Basis::Fixed },
+        };
+        let decision = Decision {
+            id: DecisionId(1),
+            request_id: "r".into(),
+            time_ms: 0,
+            model: "auto".into(),
+            route: None,
+            policy: None,
+            reading: Reading::NotNeeded,
+            planned: Some(Arc::new(planned)),
+            attempts: Vec::new(),
+            expert: None,
+            path: None,
+            status: 200,
+            overhead_us: 0,
+            outcome: OnceLock::new(),
+        };
+        let sent = serde_json::to_value(&decision).unwrap();
+        let described = serde_json::to_value(DecisionSchema::schema()).unwrap();
+        assert_eq!(keys(&sent), properties(&described));
+        let described = serde_json::to_value(PlannedSchema::schema()).unwrap();
+        assert_eq!(keys(&sent["planned"]), properties(&described));
+        let described = serde_json::to_value(NeedsSchema::schema()).unwrap();
+        assert_eq!(keys(&sent["planned"]["needs"]), properties(&described));
+
+        let explanation = Explanation { decision, text: String::new(), probabilities: Vec::new() };
+        let sent = serde_json::to_value(&explanation).unwrap();
+        let decision = serde_json::to_value(DecisionSchema::schema()).unwrap();
+        let described = serde_json::to_value(ExplanationSchema::schema()).unwrap();
+        assert_eq!(described["allOf"][0]["$ref"], "#/components/schemas/Decision");
+        let own = properties(&described["allOf"][1]);
+        let all: BTreeSet<&str> = properties(&decision).union(&own).copied().collect();
+        assert_eq!(keys(&sent), all);
+    }
+}

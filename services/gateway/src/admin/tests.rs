@@ -1,0 +1,8 @@
+//! The admin API as a client sees it: requests through the router, the store in memory.
+
+mod experts;
+mod fixture;
+mod mapping;
+mod operation;
+mod plane;
+mod routes;

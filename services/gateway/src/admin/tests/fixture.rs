@@ -1,0 +1,177 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request, StatusCode, header};
+use serde_json::Value;
+use stores::{EmbeddedStore, Options};
+use tower::ServiceExt;
+
+use crate::admin::token::TokenHash;
+use crate::app::{App, Ready};
+use crate::catalog::{Catalog, Category};
+use crate::config::{Config, parse};
+use crate::decision::DecisionLog;
+use crate::ids::Ids;
+use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
+use crate::session::Sessions;
+
+pub(super) const TOKEN: &str = "the token of these tests";
+
+/// Two experts and a route that belong to the file.
+const FILE: &str = "
+admin: {token: '${TOKEN}'}
+experts:
+  - {id: general, backend: {kind: constant, text: from general}, skills: {chat: 0.5}}
+  - id: keyed
+    backend: {kind: llm, endpoints: [{url: 'http://127.0.0.1:9/v1'}], api_key: '${KEY}'}
+routes:
+  - {id: auto, policy: {kind: static, order: [{expert: general}]}, default: general}
+";
+
+pub(super) const KEY: &str = "sk-of-the-file-0123456789";
+
+/// A gateway with the admin API in front.
+pub(super) struct Api {
+    pub(super) app: Arc<App>,
+    router: Router,
+}
+
+/// An answer, read.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) text: String,
+    pub(super) body: Value,
+}
+
+impl Api {
+    /// With the categories `chat`, `code` and `math`.
+    pub(super) fn new() -> Self {
+        Self::over(&["chat", "code", "math"], EmbeddedStore::in_memory(Options::default()).unwrap().into())
+    }
+
+    pub(super) fn over(categories: &[&str], store: Arc<EmbeddedStore>) -> Self {
+        let env = |name: &str| match name {
+            "TOKEN" => Some(TOKEN.to_owned()),
+            "KEY" => Some(KEY.to_owned()),
+            _ => None,
+        };
+        let config: Config = parse(FILE, &env).unwrap();
+        let category = |name: &&str| Category { name: (*name).into(), description: format!("about {name}") };
+        let categories = categories.iter().map(category).collect();
+        let registry = ::experts::Registry::new(::experts::Client::new(&config.upstream).unwrap());
+        let catalog =
+            Catalog::open(config.experts.clone(), config.routes.clone(), categories, registry, store)
+                .unwrap();
+        let mut metrics = prometheus_client::registry::Registry::default();
+        let pipeline = Pipeline {
+            catalog: Arc::new(catalog),
+            encoder: None,
+            router_deadline: Duration::from_secs(1),
+            decisions: Arc::new(DecisionLog::new(10)),
+            sessions: Sessions::new(10),
+            metrics: Metrics::register(&mut metrics),
+            limits: config.data.clone(),
+            places: Arc::new(tokio::sync::Semaphore::new(10)),
+            ids: Ids::new(1),
+        };
+        let app = Arc::new(App {
+            pipeline: Arc::new(pipeline),
+            config,
+            metrics: Arc::new(metrics),
+            token: TokenHash::of(TOKEN),
+            new_token: None,
+            ready: Arc::new(Ready::default()),
+        });
+        Self { router: crate::admin::router(app.clone()), app }
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        assert!(!text.contains(KEY), "a secret in {text}");
+        let body = serde_json::from_str(&text).unwrap_or_default();
+        Answer { status: parts.status, headers: parts.headers, text, body }
+    }
+
+    pub(super) async fn with(
+        &self,
+        method: &str,
+        path: &str,
+        if_match: Option<&str>,
+        body: Option<Value>,
+    ) -> Answer {
+        self.send(request(method, path, if_match, body)).await
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Answer {
+        self.with("GET", path, None, None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.with("POST", path, None, Some(body)).await
+    }
+
+    pub(super) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.with("PUT", path, None, Some(body)).await
+    }
+
+    pub(super) async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.with("PATCH", path, None, Some(body)).await
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> Answer {
+        self.with("DELETE", path, None, None).await
+    }
+
+    pub(super) fn store(&self) -> &EmbeddedStore {
+        self.app.pipeline.catalog.store()
+    }
+}
+
+pub(super) fn request(
+    method: &str,
+    path: &str,
+    if_match: Option<&str>,
+    body: Option<Value>,
+) -> Request<Body> {
+    let mut builder = Request::builder()
+        .method(method)
+        .uri(format!("/admin/v1{path}"))
+        .header(header::AUTHORIZATION, format!("Bearer {TOKEN}"));
+    if let Some(tag) = if_match {
+        builder = builder.header(header::IF_MATCH, tag);
+    }
+    match body {
+        Some(body) => builder
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap(),
+        None => builder.body(Body::empty()).unwrap(),
+    }
+}
+
+impl Answer {
+    /// The error's message and place, after a look at its shape.
+    pub(super) fn refused(&self, status: u16, code: &str) -> (String, Option<String>) {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        let error = self.body["error"].as_object().unwrap();
+        assert_eq!(error.keys().collect::<Vec<_>>(), ["code", "message", "param", "type"]);
+        assert_eq!(error["code"], code, "{}", self.text);
+        (error["message"].as_str().unwrap().to_owned(), error["param"].as_str().map(str::to_owned))
+    }
+
+    /// The object, after a look at the status and at both places of its etag.
+    pub(super) fn object(&self, status: u16) -> &Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        let tag = self.headers[header::ETAG].to_str().unwrap();
+        assert_eq!(tag, format!("\"{}\"", self.body["etag"].as_str().unwrap()));
+        &self.body
+    }
+}

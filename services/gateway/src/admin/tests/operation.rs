@@ -1,0 +1,114 @@
+use std::sync::{Arc, OnceLock};
+
+use serde_json::json;
+
+use super::fixture::{Api, KEY, TOKEN};
+use crate::decision::{Decision, DecisionId, Reading};
+
+fn decision(id: u64, route: &str, status: u16) -> Arc<Decision> {
+    Arc::new(Decision {
+        id: DecisionId(id),
+        request_id: format!("req-{id}"),
+        time_ms: id,
+        model: route.into(),
+        route: routing::ExpertId::new(route).ok(),
+        policy: Some("static"),
+        reading: Reading::NotNeeded,
+        planned: None,
+        attempts: Vec::new(),
+        expert: routing::ExpertId::new("general").ok(),
+        path: None,
+        status,
+        overhead_us: 1,
+        outcome: OnceLock::new(),
+    })
+}
+
+#[tokio::test]
+async fn decisions_are_found_newest_first() {
+    let api = Api::new();
+    for (id, route, status) in [(1, "auto", 200), (2, "fast", 200), (3, "auto", 502)] {
+        api.app.pipeline.decisions.push(decision(id, route, status));
+    }
+    let times = async |query: &str| -> Vec<u64> {
+        let answer = api.get(&format!("/decisions{query}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.body["items"].as_array().unwrap().iter().map(|d| d["time_ms"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(times("").await, [3, 2, 1]);
+    assert_eq!(times("?limit=1").await, [3]);
+    assert_eq!(times("?route=auto").await, [3, 1]);
+    assert_eq!(times("?route=auto&status=200").await, [1]);
+    assert_eq!(times("?request_id=req-2").await, [2]);
+    assert_eq!(times("?expert=nobody").await, [0; 0]);
+    api.get("/decisions?rout=auto").await.refused(400, "invalid_value");
+
+    let one = api.get("/decisions/d-0000000000000002").await;
+    assert_eq!((one.status.as_u16(), &one.body["route"]), (200, &json!("fast")));
+    for id in ["d-0000000000000009", "nonsense"] {
+        let (message, _) = api.get(&format!("/decisions/{id}")).await.refused(404, "not_found");
+        assert!(message.contains("only the most recent ones are kept"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_explains_and_calls_nobody() {
+    let api = Api::new();
+    let answer = api.post("/route", json!({"prompt": "hello"})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!((&answer.body["route"], &answer.body["expert"]), (&json!("auto"), &json!("general")));
+    assert_eq!(answer.body["planned"]["candidates"][0]["reason"], "listed");
+    assert_eq!(answer.body["attempts"], json!([]));
+    assert_eq!(answer.body["text"], "hello");
+    assert!(api.app.pipeline.decisions.recent(9, |_| true).is_empty());
+
+    let whole = json!({"model": "keyed", "messages": [{"role": "user", "content": "hello"}], "unknown": 1});
+    assert_eq!(api.post("/route", whole).await.body["expert"], "keyed");
+    let both = json!({"prompt": "x", "messages": []});
+    let (_, param) = api.post("/route", both).await.refused(400, "invalid_value");
+    assert_eq!(param.as_deref(), Some("prompt"));
+    let (_, param) = api.post("/route", json!({"prompt": 7})).await.refused(400, "invalid_value");
+    assert_eq!(param.as_deref(), Some("prompt"));
+    let (message, param) =
+        api.post("/route", json!({"prompt": "x", "model": "generl"})).await.refused(404, "model_not_found");
+    assert!(message.contains("did you mean `general`?") && param.as_deref() == Some("model"), "{message}");
+}
+
+#[tokio::test]
+async fn the_configuration_is_shown_without_its_secrets() {
+    let api = Api::new();
+    let answer = api.get("/config").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body["experts"][0]["id"], "general");
+    assert_eq!(answer.body["data"]["max_in_flight"], 10_000, "defaults included");
+    assert_eq!(answer.body["admin"]["token"], "***");
+    assert_eq!(answer.body["experts"][1]["backend"]["api_key"], "***");
+    assert!(!answer.text.contains(TOKEN) && !answer.text.contains(KEY));
+}
+
+#[tokio::test]
+async fn changes_are_on_record_and_come_in_pages() {
+    let api = Api::new();
+    for id in ["a", "b", "c"] {
+        let expert = json!({"id": id, "backend": {"kind": "constant", "text": "secret words"}});
+        api.post("/experts", expert).await.object(201);
+    }
+    assert_eq!(api.delete("/experts/b").await.status, 204);
+    api.delete("/experts/nobody").await.refused(404, "not_found");
+    let first = api.get("/audit?limit=3").await;
+    let told: Vec<(&str, &str)> = first.body["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (e["action"].as_str().unwrap(), e["object"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [("expert.delete", "experts/b"), ("expert.create", "experts/c"), ("expert.create", "experts/b")]
+    );
+    assert_eq!(first.body["items"][0]["actor"], "admin");
+    assert!(!first.text.contains("secret words"));
+    let next = first.body["next"].as_u64().unwrap();
+    let rest = api.get(&format!("/audit?limit=3&before={next}")).await.body;
+    assert_eq!((rest["items"].as_array().unwrap().len(), &rest["next"]), (1, &json!(null)));
+}
