@@ -23,10 +23,8 @@ async fn a_registered_expert_gets_traffic_at_once_and_survives_kill_9() {
         "id": "late", "description": "came later",
         "backend": {"kind": "llm", "endpoints": [{"url": mock.url()}], "api_key": "sk-secret-of-late"},
     });
-    let created = client
-        .send("POST", &gateway.admin_v1("experts"), &headers(&bearer), spec.to_string())
-        .await
-        .unwrap();
+    let created =
+        client.send("POST", &gateway.admin_v1("experts"), &headers(&bearer), spec.to_string()).await.unwrap();
     assert_eq!(created.status, 201, "{}", created.text());
     assert!(!created.header("etag").is_empty());
     assert!(!created.text().contains("sk-secret"), "secrets are not echoed");
@@ -40,7 +38,11 @@ async fn a_registered_expert_gets_traffic_at_once_and_survives_kill_9() {
     let seen = mock.stats().recent.last().unwrap().headers.clone();
     assert_eq!(seen.get("authorization").map(String::as_str), Some("Bearer sk-secret-of-late"));
     let audit = client.send("GET", &gateway.admin_v1("audit"), &headers(&bearer), "").await.unwrap();
-    assert!(audit.text().contains("expert.create") && audit.text().contains("experts/late"), "{}", audit.text());
+    assert!(
+        audit.text().contains("expert.create") && audit.text().contains("experts/late"),
+        "{}",
+        audit.text()
+    );
 }
 
 #[tokio::test]
@@ -55,7 +57,11 @@ async fn a_bad_registration_changes_nothing() {
         (json!({"id": "x"}), 422, "backend"),
         (json!({"id": "x y", "backend": {"kind": "constant", "text": "t"}}), 422, "id"),
         (json!({"id": "x", "backend": {"kind": "constant", "text": "t"}, "skils": {}}), 422, "skils"),
-        (json!({"id": "x", "backend": {"kind": "llm", "endpoints": [{"url": "nonsense"}]}}), 422, "backend.endpoints[0].url"),
+        (
+            json!({"id": "x", "backend": {"kind": "llm", "endpoints": [{"url": "nonsense"}]}}),
+            422,
+            "backend.endpoints[0].url",
+        ),
         (json!({"id": "coder", "backend": {"kind": "constant", "text": "t"}}), 409, ""),
         (json!({"id": "auto", "backend": {"kind": "constant", "text": "t"}}), 422, "auto"),
     ];
@@ -67,7 +73,8 @@ async fn a_bad_registration_changes_nothing() {
     }
     let malformed = client.send("POST", &url, &headers(&bearer), "{").await.unwrap();
     assert_eq!((malformed.status, malformed.json()["error"]["code"].as_str()), (400, Some("invalid_json")));
-    let file = client.send("DELETE", &gateway.admin_v1("experts/coder"), &headers(&bearer), "").await.unwrap();
+    let file =
+        client.send("DELETE", &gateway.admin_v1("experts/coder"), &headers(&bearer), "").await.unwrap();
     assert_eq!(file.status, 409, "{}", file.text());
     assert!(file.text().contains("configuration file"));
     let wrong = client.send("GET", &url, &headers("Bearer wrong"), "").await.unwrap();

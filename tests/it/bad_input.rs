@@ -8,6 +8,12 @@ use serde_json::{Value, json};
 
 use crate::support::{ask, fixed, llm, mock};
 
+/// Method, path, body; and what is expected: status, code, place.
+type Case<'a> = (&'a str, &'a str, Vec<u8>, u16, &'a str, Option<&'a str>);
+
+/// What the error must name, and the damage done to a bundle's folder.
+type Damage<'a> = (&'a str, &'a dyn Fn(&std::path::Path));
+
 #[tokio::test]
 async fn every_refusal_is_an_error_object_that_names_the_place() {
     let mock = mock().await;
@@ -22,17 +28,54 @@ async fn every_refusal_is_an_error_object_that_names_the_place() {
     let good = ask("auto", "hi").to_string();
     let huge = ask("auto", &"x".repeat(5000)).to_string();
     let deep = format!(r#"{{"model":"auto","x":{}{},"messages":[]}}"#, "[".repeat(300), "]".repeat(300));
-    let cases: Vec<(&str, &str, Vec<u8>, u16, &str, Option<&str>)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("POST", "chat/completions", b"{\"model\":".to_vec(), 400, "invalid_json", None),
         ("POST", "chat/completions", b"".to_vec(), 400, "invalid_json", None),
         ("POST", "chat/completions", b"{\"model\":\"a\xff\"}".to_vec(), 400, "invalid_json", None),
         ("POST", "chat/completions", deep.into_bytes(), 400, "invalid_json", None),
         ("POST", "chat/completions", br#"{"model":"auto"}"#.to_vec(), 400, "invalid_value", Some("messages")),
-        ("POST", "chat/completions", br#"{"model":"auto","messages":[]}"#.to_vec(), 400, "invalid_value", Some("messages")),
-        ("POST", "chat/completions", br#"{"model":3,"messages":[{"role":"user","content":"x"}]}"#.to_vec(), 400, "invalid_value", Some("model")),
-        ("POST", "chat/completions", br#"{"model":"auto","messages":[{"role":"user","content":3}]}"#.to_vec(), 400, "invalid_value", Some("messages[0].content")),
-        ("POST", "chat/completions", ask("codr", "hi").to_string().into_bytes(), 404, "model_not_found", Some("model")),
-        ("POST", "chat/completions", json!({"model": "auto", "messages": [{"role": "user", "content": image}]}).to_string().into_bytes(), 400, "unsupported_capability", Some("messages")),
+        (
+            "POST",
+            "chat/completions",
+            br#"{"model":"auto","messages":[]}"#.to_vec(),
+            400,
+            "invalid_value",
+            Some("messages"),
+        ),
+        (
+            "POST",
+            "chat/completions",
+            br#"{"model":3,"messages":[{"role":"user","content":"x"}]}"#.to_vec(),
+            400,
+            "invalid_value",
+            Some("model"),
+        ),
+        (
+            "POST",
+            "chat/completions",
+            br#"{"model":"auto","messages":[{"role":"user","content":3}]}"#.to_vec(),
+            400,
+            "invalid_value",
+            Some("messages[0].content"),
+        ),
+        (
+            "POST",
+            "chat/completions",
+            ask("codr", "hi").to_string().into_bytes(),
+            404,
+            "model_not_found",
+            Some("model"),
+        ),
+        (
+            "POST",
+            "chat/completions",
+            json!({"model": "auto", "messages": [{"role": "user", "content": image}]})
+                .to_string()
+                .into_bytes(),
+            400,
+            "unsupported_capability",
+            Some("messages"),
+        ),
         ("POST", "chat/completions", huge.into_bytes(), 413, "request_too_large", None),
         ("POST", "completions", br#"{"model":"auto"}"#.to_vec(), 400, "invalid_value", Some("prompt")),
         ("POST", "embeddings", br#"{"model":"coder"}"#.to_vec(), 400, "invalid_value", Some("input")),
@@ -44,14 +87,21 @@ async fn every_refusal_is_an_error_object_that_names_the_place() {
         let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
         let answer = client.send(method, &gateway.v1(path), &[], body).await.unwrap();
         let error = &answer.json()["error"];
-        assert_eq!((answer.status, error["code"].as_str()), (status, Some(code)), "{path} {shown}: {}", answer.text());
+        assert_eq!(
+            (answer.status, error["code"].as_str()),
+            (status, Some(code)),
+            "{path} {shown}: {}",
+            answer.text()
+        );
         assert_eq!(error["param"].as_str(), param, "{path} {shown}");
         let keys: Vec<&str> = error.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys.len(), 4, "{keys:?}");
         assert!(error["message"].as_str().unwrap().len() > 10);
     }
-    let compressed =
-        client.send("POST", &gateway.v1("chat/completions"), &[("content-encoding", "gzip")], "x").await.unwrap();
+    let compressed = client
+        .send("POST", &gateway.v1("chat/completions"), &[("content-encoding", "gzip")], "x")
+        .await
+        .unwrap();
     assert_eq!(compressed.status, 415);
     let after = client.send("POST", &gateway.v1("chat/completions"), &[], good).await.unwrap();
     assert_eq!(after.status, 200, "what worked before still works");
@@ -59,7 +109,8 @@ async fn every_refusal_is_an_error_object_that_names_the_place() {
 
 #[tokio::test]
 async fn an_expert_whose_name_does_not_resolve_is_told_apart() {
-    let config = format!("experts:\n{}{}", llm("lost", "http://does-not-resolve.invalid/v1", ""), fixed(&["lost"]));
+    let config =
+        format!("experts:\n{}{}", llm("lost", "http://does-not-resolve.invalid/v1", ""), fixed(&["lost"]));
     let gateway = Gateway::start(&config).unwrap();
     let answer = Client::default().post(&gateway.v1("chat/completions"), &ask("auto", "hi")).await.unwrap();
     assert_eq!(answer.status, 502);
@@ -70,7 +121,11 @@ async fn an_expert_whose_name_does_not_resolve_is_told_apart() {
 
 /// Runs `guildhall` and gives exit code, standard output and standard error.
 fn guildhall(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(binary("guildhall").unwrap()).args(arguments).current_dir(repository()).output().unwrap();
+    let output = Command::new(binary("guildhall").unwrap())
+        .args(arguments)
+        .current_dir(repository())
+        .output()
+        .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
@@ -85,10 +140,26 @@ fn with_file(text: &str, check: impl FnOnce(&str)) {
 fn a_bad_configuration_ends_with_code_2_before_a_socket_is_bound() {
     let cases = [
         ("data: {listne: x}", "data.listne: unknown field `listne`", "did you mean `listen`?"),
-        ("experts:\n  - {id: a, backend: {kind: constant, text: x}}\n  - {id: a, backend: {kind: constant, text: x}}", "experts[1].id", "already defined at experts[0]"),
-        ("experts:\n  - {id: a, backend: {kind: llm, endpoints: [{url: 'ftp://x'}]}}", "experts[0].backend.endpoints[0].url", "http"),
-        ("routes:\n  - {id: auto, policy: {kind: static, order: [{expert: coder}]}}\nexperts:\n  - {id: coders, backend: {kind: constant, text: x}}", "routes.auto", "did you mean `coders`?"),
-        ("experts:\n  - {id: a, backend: {kind: constant, text: x}, skills: {codeing: 0.5}}\nrouter: {load: always}", "skills.codeing", "did you mean `coding`?"),
+        (
+            "experts:\n  - {id: a, backend: {kind: constant, text: x}}\n  - {id: a, backend: {kind: constant, text: x}}",
+            "experts[1].id",
+            "already defined at experts[0]",
+        ),
+        (
+            "experts:\n  - {id: a, backend: {kind: llm, endpoints: [{url: 'ftp://x'}]}}",
+            "experts[0].backend.endpoints[0].url",
+            "http",
+        ),
+        (
+            "routes:\n  - {id: auto, policy: {kind: static, order: [{expert: coder}]}}\nexperts:\n  - {id: coders, backend: {kind: constant, text: x}}",
+            "routes.auto",
+            "did you mean `coders`?",
+        ),
+        (
+            "experts:\n  - {id: a, backend: {kind: constant, text: x}, skills: {codeing: 0.5}}\nrouter: {load: always}",
+            "skills.codeing",
+            "did you mean `coding`?",
+        ),
         ("admin: {token: '${GUILDHALL_NOT_SET_ANYWHERE}'}", "admin.token", "is not set"),
         ("data: {listen: '0.0.0.0:0'}", "data.listen", "open_to_network"),
     ];
@@ -112,7 +183,7 @@ fn a_bad_configuration_ends_with_code_2_before_a_socket_is_bound() {
 #[test]
 fn a_broken_bundle_is_named_and_not_served() {
     let source = repository().join("router-models/default");
-    let damage: [(&str, &dyn Fn(&std::path::Path)); 3] = [
+    let damage: [Damage<'_>; 3] = [
         ("sha256", &|folder| {
             let file = folder.join("tokenizer.json");
             let mut text = std::fs::read(&file).unwrap();

@@ -12,8 +12,10 @@ async fn a_chat_is_passed_on_with_only_the_model_replaced() {
     let gateway = Gateway::start(&config).unwrap();
     let body = r#"{ "messages":[{"role":"user","content":"caf\u00e9"}],  "model" : "auto","x_unknown":{"model":"kept"},"temperature":1.50 }"#;
     let client = Client::default();
-    let answer =
-        client.send("POST", &gateway.v1("chat/completions"), &[("x-request-id", "req-of-the-test")], body).await.unwrap();
+    let answer = client
+        .send("POST", &gateway.v1("chat/completions"), &[("x-request-id", "req-of-the-test")], body)
+        .await
+        .unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(last_body(&mock), body.replace("\"auto\"", "\"coder\""));
     assert_eq!(answer.json()["model"], "coder");
@@ -47,7 +49,8 @@ async fn a_stream_is_framed_as_clients_expect() {
     assert_eq!(answer.header("cache-control"), "no-cache");
     let events = answer.events();
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
-    let chunks: Vec<Value> = events[..events.len() - 1].iter().map(|e| serde_json::from_str(e).unwrap()).collect();
+    let chunks: Vec<Value> =
+        events[..events.len() - 1].iter().map(|e| serde_json::from_str(e).unwrap()).collect();
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
     assert!(chunks.iter().all(|c| c["model"] == "coder" && c["id"] == chunks[0]["id"]));
     // The gateway asked for usage to account for it; the client did not, and sees none.
@@ -100,7 +103,11 @@ async fn a_constant_and_a_refusal_need_no_upstream() {
     let events = client.post(&gateway.v1("chat/completions"), &streamed).await.unwrap().events();
     let text: String = events[..events.len() - 1]
         .iter()
-        .filter_map(|e| serde_json::from_str::<Value>(e).ok()?["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .filter_map(|e| {
+            serde_json::from_str::<Value>(e).ok()?["choices"][0]["delta"]["content"]
+                .as_str()
+                .map(str::to_owned)
+        })
         .collect();
     assert_eq!((text.as_str(), events.last().unwrap().as_str()), ("Hello from a fixed text.", "[DONE]"));
     let refused = client.post(&gateway.v1("chat/completions"), &ask("never", "hi")).await.unwrap();
@@ -162,8 +169,7 @@ async fn a_client_that_leaves_ends_the_upstream_call() {
     let mut body = ask("auto", "stream please");
     body["stream"] = true.into();
     let client = Client::default();
-    let response =
-        client.open("POST", &gateway.v1("chat/completions"), &[], body.to_string()).await.unwrap();
+    let response = client.open("POST", &gateway.v1("chat/completions"), &[], body.to_string()).await.unwrap();
     assert_eq!(mock.stats().in_flight, 1);
     drop(response);
     drop(client);
@@ -182,7 +188,11 @@ async fn headers_that_are_ours_are_not_believed_from_outside() {
     let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
     let gateway = Gateway::start(&config).unwrap();
     let client = Client::default();
-    let headers = [("x-guildhall-expert", "spoofed"), ("x-guildhall-decision", "spoofed"), ("authorization", "Bearer sk-client")];
+    let headers = [
+        ("x-guildhall-expert", "spoofed"),
+        ("x-guildhall-decision", "spoofed"),
+        ("authorization", "Bearer sk-client"),
+    ];
     let answer = client
         .send("POST", &gateway.v1("chat/completions"), &headers, ask("auto", "hi").to_string())
         .await

@@ -20,7 +20,8 @@ async fn two_thousand_requests_while_experts_are_added_and_removed_lose_none() {
     let gateway = Gateway::start(&config).unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let churn = {
-        let (done, admin, bearer, url) = (done.clone(), gateway.admin_v1("experts"), gateway.bearer(), mock.url());
+        let (done, admin, bearer, url) =
+            (done.clone(), gateway.admin_v1("experts"), gateway.bearer(), mock.url());
         tokio::spawn(async move {
             let client = Client::default();
             let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
@@ -49,7 +50,9 @@ async fn two_thousand_requests_while_experts_are_added_and_removed_lose_none() {
                 let mut body = ask("auto", &format!("request {n}/{i}"));
                 body["stream"] = (i % 2 == 0).into();
                 match client.post(&url, &body).await {
-                    Ok(answer) if answer.status == 200 && (i % 2 != 0 || answer.text().ends_with("data: [DONE]\n\n")) => {}
+                    Ok(answer)
+                        if answer.status == 200
+                            && (i % 2 != 0 || answer.text().ends_with("data: [DONE]\n\n")) => {}
                     Ok(answer) => bad.push(format!("{} {}", answer.status, answer.text())),
                     Err(error) => bad.push(format!("{error:#}")),
                 }

@@ -1,5 +1,11 @@
 //! Black-box tests: the real gateway between a real client and mock experts.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a helper that fails is a test that fails; clippy only exempts the test functions themselves"
+)]
+
 mod admin;
 mod bad_input;
 mod chat;

@@ -18,7 +18,9 @@ async fn the_official_python_client_lists_chats_streams_and_gets_typed_errors() 
         llm("busy", &busy, ""),
         fixed(&["coder"])
     );
-    mock.script(vec![mock_expert::Step::always("status:429,retry-after=1".parse().unwrap()).for_model("busy")]);
+    mock.script(vec![
+        mock_expert::Step::always("status:429,retry-after=1".parse().unwrap()).for_model("busy"),
+    ]);
     let gateway = Gateway::start(&config).unwrap();
     let url = gateway.v1("");
     let output = tokio::task::spawn_blocking(move || {
@@ -30,7 +32,8 @@ async fn the_official_python_client_lists_chats_streams_and_gets_typed_errors() 
     })
     .await
     .unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     println!("{text}");
 }

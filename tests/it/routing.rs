@@ -22,9 +22,20 @@ async fn gateway() -> (Gateway, Mock, Vec<String>) {
     let mock = mock().await;
     let names = categories();
     assert!(names.len() >= 2, "no categories were found");
-    let experts: String =
-        names.iter().map(|c| llm(&format!("e-{c}"), &mock.url(), &format!("skills: {{{c}: 1.0}}, capabilities: {{tools: true}}"))).collect();
-    let config = format!("experts:\n{experts}routes:\n  - {{id: auto, policy: {{kind: coe}}, default: e-{}}}\n", names[0]);
+    let experts: String = names
+        .iter()
+        .map(|c| {
+            llm(
+                &format!("e-{c}"),
+                &mock.url(),
+                &format!("skills: {{{c}: 1.0}}, capabilities: {{tools: true}}"),
+            )
+        })
+        .collect();
+    let config = format!(
+        "experts:\n{experts}routes:\n  - {{id: auto, policy: {{kind: coe}}, default: e-{}}}\n",
+        names[0]
+    );
     (Gateway::start(&config).unwrap(), mock, names)
 }
 
@@ -68,7 +79,8 @@ async fn a_tool_loop_stays_with_its_expert() {
         {"role": "tool", "tool_call_id": id, "content": "42 rows"},
     ]});
     let headers = [("x-guildhall-debug", "true"), ("content-type", "application/json")];
-    let answer = client.send("POST", &gateway.v1("chat/completions"), &headers, second.to_string()).await.unwrap();
+    let answer =
+        client.send("POST", &gateway.v1("chat/completions"), &headers, second.to_string()).await.unwrap();
     assert_eq!(answer.header("x-guildhall-expert"), "e-data_sql", "{:?}", answer.headers);
     assert_eq!(answer.header("x-guildhall-basis"), "session");
 }
@@ -80,7 +92,8 @@ async fn the_router_s_own_model_serves_embeddings() {
     let models = client.get(&gateway.v1("models")).await.unwrap().json();
     let own = models["data"].as_array().unwrap().iter().find(|m| m["owned_by"] == "guildhall-encoder");
     let model = own.unwrap()["id"].clone();
-    let body = json!({"model": model, "input": ["a cat sleeps", "a kitten is asleep", "quarterly tax filing"]});
+    let body =
+        json!({"model": model, "input": ["a cat sleeps", "a kitten is asleep", "quarterly tax filing"]});
     let answer = client.post(&gateway.v1("embeddings"), &body).await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     let vectors: Vec<Vec<f64>> = answer.json()["data"]
@@ -124,12 +137,16 @@ async fn nine_of_ten_test_prompts_reach_the_expert_of_their_label() {
             for (text, category) in share {
                 let answer = client.post(&url, &ask("auto", &text)).await.unwrap();
                 assert_eq!(answer.status, 200, "{}", answer.text());
-                seen.push((category, answer.header("x-guildhall-expert").trim_start_matches("e-").to_owned()));
+                seen.push((
+                    category,
+                    answer.header("x-guildhall-expert").trim_start_matches("e-").to_owned(),
+                ));
             }
             seen
         }));
     }
-    let mut table: BTreeMap<String, (usize, usize, usize)> = names.into_iter().map(|n| (n, (0, 0, 0))).collect();
+    let mut table: BTreeMap<String, (usize, usize, usize)> =
+        names.into_iter().map(|n| (n, (0, 0, 0))).collect();
     let mut right = 0;
     for task in tasks {
         for (label, reached) in task.await.unwrap() {
@@ -147,6 +164,9 @@ async fn nine_of_ten_test_prompts_reach_the_expert_of_their_label() {
         println!("{name:<28} {rows:>6} {:>8.3} {:>10.3}", share(*rows), share(*reached));
     }
     let accuracy = f64::from(right) / rows.len() as f64;
-    println!("{} prompts through /v1/chat/completions: {accuracy:.4} reached the expert of their label", rows.len());
+    println!(
+        "{} prompts through /v1/chat/completions: {accuracy:.4} reached the expert of their label",
+        rows.len()
+    );
     assert!(accuracy >= 0.90, "{accuracy}");
 }

@@ -69,7 +69,10 @@ impl Client {
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in &parts.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            headers.entry(name.to_string()).and_modify(|all| *all = format!("{all}, {value}")).or_insert(value);
+            headers
+                .entry(name.to_string())
+                .and_modify(|all| *all = format!("{all}, {value}"))
+                .or_insert(value);
         }
         Ok(Answer { status: parts.status.as_u16(), headers, body })
     }

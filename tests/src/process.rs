@@ -38,7 +38,10 @@ pub fn onnxruntime() -> Result<PathBuf> {
     }
     let folder = repository().join(".guildhall/onnxruntime/lib");
     let entries = std::fs::read_dir(&folder).with_context(|| {
-        format!("there is no ONNX Runtime library in {}; run `make deps`, or set ORT_DYLIB_PATH", folder.display())
+        format!(
+            "there is no ONNX Runtime library in {}; run `make deps`, or set ORT_DYLIB_PATH",
+            folder.display()
+        )
     })?;
     let mut files = entries.filter_map(|e| e.ok().map(|e| e.path()));
     let is_library = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().contains("onnxruntime"));
@@ -93,7 +96,8 @@ impl Gateway {
                 format!("router: {{bundle: '{}'}}\n", bundle.display())
             }
         );
-        let text = if config.contains("data:") { text } else { format!("data: {{listen: '127.0.0.1:0'}}\n{text}") };
+        let text =
+            if config.contains("data:") { text } else { format!("data: {{listen: '127.0.0.1:0'}}\n{text}") };
         let file = folder.join("guildhall.yaml");
         std::fs::write(&file, text)?;
         let mut command = Command::new(binary("guildhall")?);
@@ -136,14 +140,14 @@ impl Gateway {
             if said.contains("try it:")
                 && let (Some(chat), Some(admin)) = (after("chat "), after("admin "))
             {
-                gateway.url = chat.trim_end_matches("/v1").to_owned();
-                gateway.admin = admin.trim_end_matches("/admin/v1").to_owned();
+                chat.trim_end_matches("/v1").clone_into(&mut gateway.url);
+                admin.trim_end_matches("/admin/v1").clone_into(&mut gateway.admin);
                 return Ok(gateway);
             }
             if let Some(status) = gateway.child.try_wait()? {
                 bail!("the gateway ended with {status}:\n{}{}", gateway.said(), gateway.errors());
             }
-            if started.elapsed() > Duration::from_secs(120) {
+            if started.elapsed() > Duration::from_mins(2) {
                 bail!("the gateway did not start:\n{}{}", gateway.said(), gateway.errors());
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -219,7 +223,7 @@ impl Gateway {
     /// When it does not end within 60 seconds.
     pub fn wait(&mut self) -> Result<Option<i32>> {
         let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(60) {
+        while started.elapsed() < Duration::from_mins(1) {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status.code());
             }

@@ -91,7 +91,7 @@ impl App {
     ///
     /// # Errors
     /// [`StartError`], which says what to do.
-    pub fn build(config: Config, world: World) -> Result<Self, StartError> {
+    pub fn build(config: Config, world: &World) -> Result<Self, StartError> {
         let mut metrics = MetricsRegistry::default();
         let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
         let encoder = load_router(&config, world.ort_dylib_path.as_deref())?;

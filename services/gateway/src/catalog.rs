@@ -95,7 +95,9 @@ pub enum ChangeError {
         id: String,
     },
     /// The object has changed since the caller read it.
-    #[error("{kind} `{id}` has changed since you read it; read it again and repeat the change (its etag is now {actual})")]
+    #[error(
+        "{kind} `{id}` has changed since you read it; read it again and repeat the change (its etag is now {actual})"
+    )]
     Stale {
         /// What kind of object.
         kind: &'static str,
@@ -105,7 +107,9 @@ pub enum ChangeError {
         actual: String,
     },
     /// The configuration file owns it.
-    #[error("{kind} `{id}` is defined in the configuration file and read-only here; change the file and restart")]
+    #[error(
+        "{kind} `{id}` is defined in the configuration file and read-only here; change the file and restart"
+    )]
     ReadOnly {
         /// What kind of object.
         kind: &'static str,
@@ -229,7 +233,9 @@ impl Catalog {
 pub fn check_file(config: &crate::config::Config, categories: Option<&[String]>) -> Vec<Problem> {
     let desired = Desired::from_file(config.experts.clone(), config.routes.clone());
     let known: Vec<Category> = match categories {
-        Some(names) => names.iter().map(|n| Category { name: n.clone(), description: String::new() }).collect(),
+        Some(names) => {
+            names.iter().map(|n| Category { name: n.clone(), description: String::new() }).collect()
+        }
         None => Vec::new(),
     };
     let mut problems = check(&desired, &known);
@@ -245,9 +251,8 @@ fn check(desired: &Desired, categories: &[Category]) -> Vec<Problem> {
     let names = || categories.iter().map(|c| c.name.as_str());
     for (id, entry) in &desired.experts {
         let place = format!("experts.{id}");
-        problems.extend(
-            entry.value.validate().into_iter().map(|p| Problem::at(p.path, p.message).below(&place)),
-        );
+        problems
+            .extend(entry.value.validate().into_iter().map(|p| Problem::at(p.path, p.message).below(&place)));
         for skill in entry.value.skills.keys() {
             // Without a router model there are no categories to check against.
             if !categories.is_empty() && !names().any(|n| n == skill) {
@@ -265,7 +270,8 @@ fn check(desired: &Desired, categories: &[Category]) -> Vec<Problem> {
         problems.extend(entry.value.problems().into_iter().map(|p| p.below(&place)));
         let reads = entry.value.policy.build().is_ok_and(|p| p.reads_features());
         if reads && categories.is_empty() {
-            let message = "looks at prompts, and no router model is loaded; set router.load: always and restart";
+            let message =
+                "looks at prompts, and no router model is loaded; set router.load: always and restart";
             problems.push(Problem::at(format!("{place}.policy"), message));
         }
         if desired.experts.contains_key(id) {
@@ -276,7 +282,10 @@ fn check(desired: &Desired, categories: &[Category]) -> Vec<Problem> {
             if !desired.experts.contains_key(&expert) {
                 let hint = nearest(expert.as_str(), desired.experts.keys().map(ExpertId::as_str))
                     .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                problems.push(Problem::at(format!("{place}.{field}"), format!("there is no expert `{expert}`{hint}")));
+                problems.push(Problem::at(
+                    format!("{place}.{field}"),
+                    format!("there is no expert `{expert}`{hint}"),
+                ));
             }
         }
     }
@@ -285,7 +294,8 @@ fn check(desired: &Desired, categories: &[Category]) -> Vec<Problem> {
 
 /// The experts that a route names, with the field that does.
 fn named_by(route: &RouteSpec) -> Vec<(&'static str, ExpertId)> {
-    let mut names: Vec<(&'static str, ExpertId)> = route.default.iter().map(|e| ("default", e.clone())).collect();
+    let mut names: Vec<(&'static str, ExpertId)> =
+        route.default.iter().map(|e| ("default", e.clone())).collect();
     if let Ok(policy) = route.policy.build() {
         names.extend(policy.named_experts().into_iter().map(|e| ("policy", e.clone())));
     }
@@ -305,11 +315,9 @@ fn publish(
         (entry.value.clone(), availability)
     });
     let labels: Vec<Arc<str>> = categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
-    let experts = registry
-        .replace(experts.collect(), labels.into())
-        .map_err(|problems| {
-            ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
-        })?;
+    let experts = registry.replace(experts.collect(), labels.into()).map_err(|problems| {
+        ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
+    })?;
     let mut routes = HashMap::with_capacity(desired.routes.len());
     for (id, entry) in &desired.routes {
         let policy = entry.value.policy.build().map_err(|e| {

@@ -84,7 +84,9 @@ impl From<crate::app::StartError> for Failure {
     fn from(error: crate::app::StartError) -> Self {
         use crate::app::StartError;
         match error {
-            StartError::Config(_) | StartError::Router(_) | StartError::Upstream(_) => Self::Usage(error.to_string()),
+            StartError::Config(_) | StartError::Router(_) | StartError::Upstream(_) => {
+                Self::Usage(error.to_string())
+            }
             StartError::Store(_) | StartError::Other(_) => Self::Other(error.into()),
         }
     }
@@ -120,9 +122,8 @@ impl ConfigArgs {
     fn load(&self) -> Result<Config, Failure> {
         let env = |name: &str| std::env::var(name).ok();
         let mut config = match &self.config {
-            Some(path) => {
-                crate::config::load(path, &env).map_err(|e| Failure::Usage(format!("{}:\n{e}", path.display())))?
-            }
+            Some(path) => crate::config::load(path, &env)
+                .map_err(|e| Failure::Usage(format!("{}:\n{e}", path.display())))?,
             None => Config::demo(),
         };
         if self.onnxruntime.is_some() {

@@ -95,7 +95,10 @@ impl Config {
         problems.extend(self.admin.problems().into_iter().map(|p| p.below("admin")));
         problems.extend(self.router.problems().into_iter().map(|p| p.below("router")));
         if self.data.listen == self.admin.listen && self.data.listen.port() != 0 {
-            problems.push(Problem::at("admin.listen", "is the same address as data.listen; give it another port"));
+            problems.push(Problem::at(
+                "admin.listen",
+                "is the same address as data.listen; give it another port",
+            ));
         }
         for (i, expert) in self.experts.iter().enumerate() {
             let own = expert.validate().into_iter().map(|p| Problem::at(p.path, p.message));

@@ -60,7 +60,9 @@ impl ErrorKind {
         match self {
             Self::InvalidJson => (StatusCode::BAD_REQUEST, REQUEST, "invalid_json", Client),
             Self::InvalidRequest => (StatusCode::BAD_REQUEST, REQUEST, "invalid_value", Client),
-            Self::UnsupportedCapability => (StatusCode::BAD_REQUEST, REQUEST, "unsupported_capability", Client),
+            Self::UnsupportedCapability => {
+                (StatusCode::BAD_REQUEST, REQUEST, "unsupported_capability", Client)
+            }
             Self::Unauthorized => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", Client)
             }
@@ -81,7 +83,9 @@ impl ErrorKind {
             }
             Self::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, "invalid_value", Client),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "overloaded", Gateway),
-            Self::NoHealthyBackend => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_backend", Upstream),
+            Self::NoHealthyBackend => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_backend", Upstream)
+            }
             Self::RouterNotReady => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "router_not_ready", Gateway),
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, SERVER, "upstream_failed", Upstream),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout", Upstream),
@@ -118,7 +122,7 @@ impl ApiError {
     }
 
     /// A failure of our own: the client learns that it happened, the log learns what.
-    pub fn internal(detail: impl ToString) -> Self {
+    pub fn internal(detail: impl std::fmt::Display) -> Self {
         let message = "the gateway failed to handle this request; its log names the reason";
         Self { internal: Some(detail.to_string()), ..Self::new(ErrorKind::Internal, message) }
     }
@@ -149,7 +153,8 @@ impl ApiError {
             code: Option<&'a str>,
         }
         let (_, kind, code, _) = self.kind.answer();
-        let error = Object { message: &self.message, r#type: kind, param: self.param.as_deref(), code: Some(code) };
+        let error =
+            Object { message: &self.message, r#type: kind, param: self.param.as_deref(), code: Some(code) };
         serde_json::to_vec(&Envelope { error }).unwrap_or_default()
     }
 }

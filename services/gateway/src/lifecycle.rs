@@ -68,7 +68,10 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
     };
     stopped().await;
     app.ready.set(false);
-    tracing::info!(drain.ms = app.config.data.drain_ms, "stopping: open requests finish, a second signal ends them");
+    tracing::info!(
+        drain.ms = app.config.data.drain_ms,
+        "stopping: open requests finish, a second signal ends them"
+    );
     stop_data.cancel();
     tokio::select! {
         finished = data => match finished {

@@ -114,7 +114,12 @@ impl Metrics {
         r.register("in_flight_requests", "Requests in progress, streams included", m.in_flight);
         let help = "What the gateway adds until the answer's head, the expert's time left out";
         r.register_with_unit("overhead", help, Unit::Seconds, m.overhead);
-        r.register_with_unit("time_to_head", "From arrival to the answer's head", Unit::Seconds, m.time_to_head);
+        r.register_with_unit(
+            "time_to_head",
+            "From arrival to the answer's head",
+            Unit::Seconds,
+            m.time_to_head,
+        );
         let help = "From arrival to the answer's last byte";
         r.register_with_unit("request_duration", help, Unit::Seconds, m.duration);
         r.register("failed_attempts", "Tries that failed before a first byte", m.failed_attempts);

@@ -88,7 +88,7 @@ impl Pipeline {
         let mut trace = route::Trace::default();
         match self.phases(operation, &context, body, &mut trace).await {
             Ok(response) => response,
-            Err(error) => self.refuse(&context, trace, error),
+            Err(error) => self.refuse(&context, &trace, error),
         }
     }
 
@@ -116,7 +116,7 @@ impl Pipeline {
                 decision.overhead_us = micros(context.arrival.elapsed());
                 self.record(&context, &trace, Arc::new(decision), response)
             }
-            Err(error) => self.refuse(&context, trace, error),
+            Err(error) => self.refuse(&context, &trace, error),
         }
     }
 
@@ -130,19 +130,19 @@ impl Pipeline {
         let admitted = self.admit(context, body).await?;
         let request = decode::decode(operation, admitted.body, self.limits.max_json_depth)?;
         let view = self.catalog.view();
-        let target = self.resolve(&view, &request, context, trace)?;
+        let target = Self::resolve(&view, &request, context, trace)?;
         let planned = self.plan(&view, &target, &request, context, trace).await;
         let answer = self.call(&view, &target, planned, &request, context, trace).await?;
         Ok(self.respond(context, request, std::mem::take(trace), answer, admitted.place).await)
     }
 
     /// The answer to a request that failed before an expert sent anything.
-    fn refuse(&self, context: &Context, trace: route::Trace, error: ApiError) -> Response<Body> {
+    fn refuse(&self, context: &Context, trace: &route::Trace, error: ApiError) -> Response<Body> {
         use axum::response::IntoResponse;
         let mut decision = trace.decision(context);
         decision.status = error.status().as_u16();
         decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited));
-        self.record(context, &trace, Arc::new(decision), error.into_response())
+        self.record(context, trace, Arc::new(decision), error.into_response())
     }
 
     /// Puts our headers on an answer and its decision in the log.
@@ -175,7 +175,8 @@ impl Context {
         });
         let request_id = given.cloned().unwrap_or_else(|| respond::value(format!("req-{:016x}", id.0)));
         let timeout = headers.get("x-guildhall-timeout-ms").and_then(|v| v.to_str().ok()?.parse().ok());
-        let deadline = timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
+        let deadline =
+            timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
         Self { arrival, id, request_id, headers, deadline }
     }
 

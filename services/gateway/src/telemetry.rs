@@ -14,7 +14,8 @@ use crate::config::{LogFormat, TelemetryConfig};
 pub(crate) fn start(config: &TelemetryConfig) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(&config.log)?;
     let colour = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
     // A second start, as tests make it, keeps the first.
     let _ = match config.format {
         LogFormat::Text => builder.compact().try_init(),

@@ -68,7 +68,7 @@ impl PolicyConfig {
 }
 
 /// Why an expert cannot be a candidate, whatever its score.
-fn obstacle(expert: &ExpertFacts, needs: &Needs) -> Option<Obstacle> {
+fn obstacle(expert: &ExpertFacts, needs: Needs) -> Option<Obstacle> {
     match expert.availability {
         Availability::Draining => Some(Obstacle::Draining),
         Availability::Unhealthy => Some(Obstacle::Unhealthy),

@@ -45,7 +45,10 @@ async fn a_change_is_live_and_outlasts_the_process() {
     assert_eq!(ids(&catalog.view()), ["added", "filed"]);
     assert_eq!(ids(&open(&store).view()), ["added", "filed"]);
     let audit = store.audit(None, 10).unwrap();
-    assert_eq!((audit[0].entry.action.as_str(), audit[0].entry.object.as_str()), ("expert.create", "experts/added"));
+    assert_eq!(
+        (audit[0].entry.action.as_str(), audit[0].entry.object.as_str()),
+        ("expert.create", "experts/added")
+    );
 }
 
 #[tokio::test]
@@ -63,7 +66,9 @@ async fn all_edits_of_a_change_happen_or_none() {
     let catalog = open(&store());
     let edits = vec![
         Edit::CreateExpert(Box::new(constant("good"))),
-        Edit::CreateExpert(Box::new(expert("{id: bad, backend: {kind: constant, text: x}, skills: {cod: 0.5}}"))),
+        Edit::CreateExpert(Box::new(expert(
+            "{id: bad, backend: {kind: constant, text: x}, skills: {cod: 0.5}}",
+        ))),
     ];
     let error = catalog.apply(edits, "test", 0, false).await.unwrap_err().to_string();
     assert!(error.contains("experts.bad.skills.cod") && error.contains("did you mean `code`?"), "{error}");
@@ -75,7 +80,8 @@ async fn what_the_file_owns_is_read_only_but_can_be_drained() {
     let store = store();
     let catalog = open(&store);
     let id = ExpertId::new("filed").unwrap();
-    for edit in [Edit::DeleteExpert(id.clone(), None), Edit::ReplaceExpert(Box::new(constant("filed")), None)] {
+    for edit in [Edit::DeleteExpert(id.clone(), None), Edit::ReplaceExpert(Box::new(constant("filed")), None)]
+    {
         let refused = catalog.apply(vec![edit], "test", 0, false).await;
         assert!(matches!(refused, Err(ChangeError::ReadOnly { .. })));
     }
@@ -109,7 +115,8 @@ async fn an_expert_that_a_route_names_stays() {
     ];
     catalog.apply(added, "test", 0, false).await.unwrap();
     let id = ExpertId::new("added").unwrap();
-    let refused = catalog.apply(vec![Edit::DeleteExpert(id.clone(), None)], "test", 0, false).await.unwrap_err();
+    let refused =
+        catalog.apply(vec![Edit::DeleteExpert(id.clone(), None)], "test", 0, false).await.unwrap_err();
     assert!(refused.to_string().contains("route `mine`"), "{refused}");
     let both = vec![Edit::DeleteRoute(ExpertId::new("mine").unwrap(), None), Edit::DeleteExpert(id, None)];
     catalog.apply(both, "test", 0, false).await.unwrap();
@@ -125,7 +132,9 @@ fn references_to_nothing_are_named() {
     ];
     let opened = Catalog::open(vec![constant("filed")], routes, Vec::new(), registry, store());
     let error = opened.err().unwrap().to_string();
-    for part in ["routes.auto", "did you mean `filed`?", "routes.filed.id", "routes.filed.default", "router.load"] {
+    for part in
+        ["routes.auto", "did you mean `filed`?", "routes.filed.id", "routes.filed.default", "router.load"]
+    {
         assert!(error.contains(part), "{part}: {error}");
     }
 }

@@ -39,7 +39,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         )),
         Err(problems) => {
             if args.json {
-                say_json(&serde_json::json!({"valid": false, "problems": problems.lines().collect::<Vec<_>>()}))?;
+                say_json(
+                    &serde_json::json!({"valid": false, "problems": problems.lines().collect::<Vec<_>>()}),
+                )?;
             }
             Err(Failure::Usage(format!("{}:\n{problems}", args.file.display())))
         }

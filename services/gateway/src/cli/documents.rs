@@ -1,8 +1,8 @@
 //! `guildhall schema` and `guildhall openapi`: generated documents.
 
 use serde_json::{Map, Value, json};
-use utoipa::openapi::schema::Schema;
 use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use super::{Failure, say, say_json};

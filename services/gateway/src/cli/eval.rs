@@ -41,8 +41,11 @@ pub(super) struct Args {
 /// Measures.
 pub(super) fn run(command: &Eval) -> Result<(), Failure> {
     let Eval::Router(args) = command;
-    let config =
-        RouterConfig { bundle: args.bundle.clone(), onnxruntime: args.onnxruntime.clone(), ..RouterConfig::default() };
+    let config = RouterConfig {
+        bundle: args.bundle.clone(),
+        onnxruntime: args.onnxruntime.clone(),
+        ..RouterConfig::default()
+    };
     let encoder = start_encoder(&config, ort_dylib_path().as_deref())?;
     let mut options = EvalOptions::default();
     options.seed = args.seed.unwrap_or(options.seed);

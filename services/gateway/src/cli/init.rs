@@ -1,6 +1,7 @@
 //! `guildhall init`: a configuration for what this machine has.
 
-use std::io::{Read, Write};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,29 +149,38 @@ fn render(found: &[Found]) -> String {
     );
     let mut ids: Vec<String> = Vec::new();
     for f in found {
-        let mut id = if routing::ExpertId::new(&f.model).is_ok() { f.model.clone() } else { format!("{}-model", f.server) };
+        let mut id = if routing::ExpertId::new(&f.model).is_ok() {
+            f.model.clone()
+        } else {
+            format!("{}-model", f.server)
+        };
         while ids.contains(&id) {
             id = format!("{}/{id}", f.server);
         }
-        text.push_str(&format!(
-            "  - id: {}\n    description: {} at {}\n    backend:\n      kind: llm\n      endpoints:\n        - url: {}\n      model: {}\n",
-            quoted(&id), quoted(&f.model).trim_matches('"'), f.server, quoted(&f.url), quoted(&f.model)
-        ));
+        let _ = write!(
+            text,
+            "  - id: {}\n    description: {}\n    backend:\n      kind: llm\n      endpoints:\n        - url: {}\n      model: {}\n",
+            quoted(&id),
+            quoted(&format!("{} at {}", f.model, f.server)),
+            quoted(&f.url),
+            quoted(&f.model)
+        );
         if let Some(variable) = f.key {
-            text.push_str(&format!("      api_key: ${{{variable}}}\n"));
+            let _ = writeln!(text, "      api_key: ${{{variable}}}");
         }
         text.push_str("    skills:\n");
         for (category, skill) in skills(&f.model) {
-            text.push_str(&format!("      {category}: {skill}\n"));
+            let _ = writeln!(text, "      {category}: {skill}");
         }
         text.push_str("    capabilities: {tools: true, vision: true, json_schema: true}\n");
         ids.push(id);
     }
     let first = quoted(ids.first().map_or("", String::as_str));
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "routes:\n  - id: auto\n    description: The expert that suits the prompt\n    policy:\n      kind: coe\n      \
          uncertain: {{threshold: 0.6, robust: {first}}}\n    default: {first}\n"
-    ));
+    );
     text
 }
 
@@ -180,9 +190,25 @@ fn skills(model: &str) -> Vec<(&'static str, f32)> {
     let coder = ["code", "coder", "starcoder", "devstral"].iter().any(|w| name.contains(w));
     let maths = name.contains("math");
     let categories = [
-        "assistant_actions", "chitchat", "coding", "creative_writing", "data_sql", "extraction_classification",
-        "finance_business", "general_knowledge", "humanities_social", "legal", "logical_reasoning", "math",
-        "medical", "multilingual", "roleplay", "science_engineering", "summarization", "text_editing", "translation",
+        "assistant_actions",
+        "chitchat",
+        "coding",
+        "creative_writing",
+        "data_sql",
+        "extraction_classification",
+        "finance_business",
+        "general_knowledge",
+        "humanities_social",
+        "legal",
+        "logical_reasoning",
+        "math",
+        "medical",
+        "multilingual",
+        "roleplay",
+        "science_engineering",
+        "summarization",
+        "text_editing",
+        "translation",
     ];
     categories
         .into_iter()
@@ -190,7 +216,13 @@ fn skills(model: &str) -> Vec<(&'static str, f32)> {
             let strong = (coder && matches!(category, "coding" | "data_sql"))
                 || (maths && matches!(category, "math" | "logical_reasoning"));
             let special = coder || maths;
-            let skill = if strong { 0.9 } else if special { 0.5 } else { GENERAL_SKILL };
+            let skill = if strong {
+                0.9
+            } else if special {
+                0.5
+            } else {
+                GENERAL_SKILL
+            };
             (category, skill)
         })
         .collect()
@@ -206,7 +238,9 @@ mod tests {
         assert_eq!(parse_models(answer), Some(vec!["llama3.2:3b".to_owned()]));
         let chunked = b"HTTP/1.1 200 OK\r\n\r\n1f\r\n{\"data\":[{\"id\":\"m\"}]}\r\n0\r\n\r\n";
         assert_eq!(parse_models(chunked), Some(vec!["m".to_owned()]));
-        for other in [&b"HTTP/1.1 404 Not Found\r\n\r\n{}"[..], b"HTTP/1.1 200 OK\r\n\r\n<html>", b"", b"\xff"] {
+        for other in
+            [&b"HTTP/1.1 404 Not Found\r\n\r\n{}"[..], b"HTTP/1.1 200 OK\r\n\r\n<html>", b"", b"\xff"]
+        {
             assert_eq!(parse_models(other), None);
         }
         let ours = b"HTTP/1.1 200 OK\r\n\r\n{\"data\":[{\"id\":\"auto\"}]}";

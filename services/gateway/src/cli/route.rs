@@ -26,7 +26,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let scratch = std::env::temp_dir().join(format!("guildhall-route-{}.redb", std::process::id()));
     config.store.path.clone_from(&scratch);
     let world = World { ort_dylib_path: ort_dylib_path(), seed: 0, token_bytes: [0; 24] };
-    let app = App::build(config, world);
+    let app = App::build(config, &world);
     let _ = std::fs::remove_file(&scratch);
     let app = app?;
     let body = serde_json::json!({
@@ -49,7 +49,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             say(format!("  category    {:<26} {:.3}", scored.category, scored.probability))?;
         }
         for candidate in &planned.plan.candidates {
-            say(format!("  candidate   {:<26} {:.3}  {:?}", candidate.expert, candidate.score, candidate.reason))?;
+            say(format!(
+                "  candidate   {:<26} {:.3}  {:?}",
+                candidate.expert, candidate.score, candidate.reason
+            ))?;
         }
         for rejected in &planned.plan.rejected {
             say(format!("  rejected    {:<26} it {}", rejected.expert, rejected.obstacle.describe()))?;

@@ -18,8 +18,9 @@ pub(super) struct Args {
 /// Runs the gateway until it is told to stop.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = args.config.load()?;
-    crate::telemetry::start(&config.telemetry)
-        .map_err(|e| Failure::Usage(format!("telemetry.log: {e}; `info` or `warn,gateway=debug` would do")))?;
+    crate::telemetry::start(&config.telemetry).map_err(|e| {
+        Failure::Usage(format!("telemetry.log: {e}; `info` or `warn,gateway=debug` would do"))
+    })?;
     let mut random = [0; 32];
     getrandom::fill(&mut random).context("the system gives no random bytes")?;
     let (seed, token) = random.split_at(8);
@@ -29,7 +30,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         token_bytes: token.try_into().unwrap_or([0; 24]),
     };
     let demo = args.config.config.is_none();
-    let app = App::build(config, world)?;
+    let app = App::build(config, &world)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listeners = Listeners::bind(app.config.data.listen, app.config.admin.listen)

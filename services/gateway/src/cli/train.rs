@@ -110,22 +110,21 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.max_steps, args.max_steps);
     set(&mut options.eval.perturbed_rows, args.perturbed_rows);
     set(&mut options.encoder.sessions, args.sessions);
-    let trained = train(&options, |progress| {
-        match progress {
-            Progress::Embedding { done, total } => show_progress(&format!("embedding {done} of {total}")),
-            Progress::Fitting { step, objective, valid_loss } => {
-                let valid = valid_loss.map(|v| format!(", validation loss {v:.4}")).unwrap_or_default();
-                show_progress(&format!("fitting: step {step}, objective {objective:.4}{valid}"));
-            }
-            Progress::Checking => show_progress("checking the new bundle"),
-            Progress::Measuring { done, total } => show_progress(&format!("measuring {done} of {total}")),
+    let trained = train(&options, |progress| match progress {
+        Progress::Embedding { done, total } => show_progress(&format!("embedding {done} of {total}")),
+        Progress::Fitting { step, objective, valid_loss } => {
+            let valid = valid_loss.map(|v| format!(", validation loss {v:.4}")).unwrap_or_default();
+            show_progress(&format!("fitting: step {step}, objective {objective:.4}{valid}"));
         }
+        Progress::Checking => show_progress("checking the new bundle"),
+        Progress::Measuring { done, total } => show_progress(&format!("measuring {done} of {total}")),
     });
     clear_progress();
     let report = trained.map_err(|error| match error {
-        TrainError::Data(_) | TrainError::Rows { .. } | TrainError::Option { .. } | TrainError::File { .. } => {
-            Failure::Usage(error.to_string())
-        }
+        TrainError::Data(_)
+        | TrainError::Rows { .. }
+        | TrainError::Option { .. }
+        | TrainError::File { .. } => Failure::Usage(error.to_string()),
         other => Failure::Other(other.into()),
     })?;
     if args.json { say_json(&report) } else { say(report) }

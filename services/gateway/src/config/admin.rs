@@ -30,7 +30,10 @@ impl AdminConfig {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let short = self.token.as_ref().is_some_and(|t| t.expose().len() < 16);
         if short {
-            vec![Problem::at("token", "must have at least 16 characters; `openssl rand -hex 24` makes a good one")]
+            vec![Problem::at(
+                "token",
+                "must have at least 16 characters; `openssl rand -hex 24` makes a good one",
+            )]
         } else {
             Vec::new()
         }

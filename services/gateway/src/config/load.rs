@@ -121,7 +121,8 @@ fn is_secret(path: &str) -> bool {
 /// A secret given as `file:PATH` is the file's first line.
 fn secret_file(value: &str) -> Result<String, String> {
     let Some(path) = value.strip_prefix("file:") else { return Ok(value.to_owned()) };
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read the secret file {path}: {e}"))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("cannot read the secret file {path}: {e}"))?;
     match text.lines().next().map(str::trim) {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
         _ => Err(format!("the secret file {path} is empty")),

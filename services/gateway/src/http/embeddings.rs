@@ -82,13 +82,11 @@ pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Reque
     };
     // The body says whose model is meant, and is read again by whoever answers.
     let limit = pipeline.limits.max_body_bytes;
-    let collected = match http_body_util::Limited::new(body, limit).collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(_) => {
-            let message = format!("the body is longer than {limit} bytes, or broke off");
-            return ApiError::new(ErrorKind::BodyTooLarge, message).into_response();
-        }
+    let Ok(collected) = http_body_util::Limited::new(body, limit).collect().await else {
+        let message = format!("the body is longer than {limit} bytes, or broke off");
+        return ApiError::new(ErrorKind::BodyTooLarge, message).into_response();
     };
+    let collected = collected.to_bytes();
     let head = serde_json::from_slice::<Head>(&collected);
     let own = head.ok().and_then(|h| h.model).is_some_and(|m| m == encoder.bundle().model_id);
     if !own {
@@ -101,7 +99,8 @@ pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Reque
 async fn embed(encoder: &Encoder, body: &[u8]) -> Result<Response<Body>, ApiError> {
     let ask: Ask = serde_json::from_slice(body).map_err(|e| {
         if e.is_data() {
-            let message = "`input` must be a string or an array of strings, `encoding_format` `float` or `base64`";
+            let message =
+                "`input` must be a string or an array of strings, `encoding_format` `float` or `base64`";
             ApiError::new(ErrorKind::InvalidRequest, message).with_param("input")
         } else {
             ApiError::new(ErrorKind::InvalidJson, format!("the body is not valid JSON: {e}"))

@@ -26,7 +26,12 @@ pub struct ServerConfig {
 /// in, and returns when all are done or `drain` has passed.
 ///
 /// The result says whether every request was finished.
-pub async fn serve(listener: TcpListener, router: Router, config: ServerConfig, stop: CancellationToken) -> bool {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: ServerConfig,
+    stop: CancellationToken,
+) -> bool {
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder

@@ -55,7 +55,9 @@ impl Pipeline {
         }
         match tokio::time::timeout(BODY_PATIENCE, collect(body, max)).await {
             Ok(body) => Ok(Admitted { body: body?, place }),
-            Err(_) => Err(ApiError::new(ErrorKind::RequestTimeout, "the body did not arrive within 30 seconds")),
+            Err(_) => {
+                Err(ApiError::new(ErrorKind::RequestTimeout, "the body did not arrive within 30 seconds"))
+            }
         }
     }
 }
@@ -95,6 +97,7 @@ async fn collect(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
 }
 
 fn too_large(max: usize) -> ApiError {
-    let message = format!("the body is longer than {max} bytes; the operator sets this limit as data.max_body_bytes");
+    let message =
+        format!("the body is longer than {max} bytes; the operator sets this limit as data.max_body_bytes");
     ApiError::new(ErrorKind::BodyTooLarge, message)
 }

@@ -10,7 +10,7 @@ use experts::{Call, CallError, CallErrorKind, Expert, Reply};
 use routing::{Availability, Obstacle, Plan};
 
 use super::decode::Decoded;
-use super::route::{Target, Trace, candidates};
+use super::route::{Target, Trace, candidates, session_key};
 use super::{Context, Pipeline, micros};
 use crate::catalog::View;
 use crate::decision::{Attempt, Path, Planned};
@@ -60,7 +60,10 @@ impl Pipeline {
             let Some(expert) = view.experts.get(candidate.expert.as_str()) else { continue };
             let started = Instant::now();
             if deadline.is_some_and(|d| d <= started) {
-                failure = Some(ApiError::new(ErrorKind::DeadlineExceeded, "the request's time was up before an expert answered"));
+                failure = Some(ApiError::new(
+                    ErrorKind::DeadlineExceeded,
+                    "the request's time was up before an expert answered",
+                ));
                 break;
             }
             let result = expert
@@ -77,8 +80,12 @@ impl Pipeline {
                 .await;
             let duration = started.elapsed();
             trace.waited += duration;
-            let mut attempt =
-                Attempt { expert: expert.id().clone(), status: None, error: None, duration_us: micros(duration) };
+            let mut attempt = Attempt {
+                expert: expert.id().clone(),
+                status: None,
+                error: None,
+                duration_us: micros(duration),
+            };
             match result {
                 Ok(reply) => {
                     attempt.status = Some(reply.status.as_u16());
@@ -90,7 +97,7 @@ impl Pipeline {
                     trace.expert = Some(expert.id().clone());
                     trace.path = Some(if candidate.fallback { Path::Fallback } else { path_of(expert) });
                     if request.needs.tools {
-                        self.sessions.hold(self.session_key(request, context), expert.id());
+                        self.sessions.hold(session_key(request, context), expert.id());
                     }
                     return Ok(Answer { expert: expert.clone(), reply });
                 }
@@ -107,7 +114,10 @@ impl Pipeline {
             }
         }
         Err(failure.unwrap_or_else(|| {
-            ApiError::new(ErrorKind::NoHealthyBackend, "the experts of this plan were removed while it was made")
+            ApiError::new(
+                ErrorKind::NoHealthyBackend,
+                "the experts of this plan were removed while it was made",
+            )
         }))
     }
 
@@ -144,18 +154,28 @@ fn nobody(view: &View, target: &Target, plan: Option<&Plan>, request: &Decoded, 
         return ApiError::new(ErrorKind::NoHealthyBackend, format!("the expert `{id}` is being drained"));
     }
     if let Some(crate::decision::Reading::Failed { reason }) = &trace.reading {
-        let message = format!("the router did not decide ({reason}) and the route has no default expert that can answer");
+        let message = format!(
+            "the router did not decide ({reason}) and the route has no default expert that can answer"
+        );
         return ApiError::new(ErrorKind::RouterNotReady, message);
     }
     let rejected = plan.map(|p| p.rejected.as_slice()).unwrap_or_default();
     let lacking = |o: Obstacle| {
-        matches!(o, Obstacle::Tools | Obstacle::Vision | Obstacle::JsonSchema | Obstacle::Streaming | Obstacle::Context)
+        matches!(
+            o,
+            Obstacle::Tools
+                | Obstacle::Vision
+                | Obstacle::JsonSchema
+                | Obstacle::Streaming
+                | Obstacle::Context
+        )
     };
     let capable = view.experts.fleet().experts.iter().any(|e| request.needs.unmet_by(e).is_none());
     match rejected.iter().find(|r| lacking(r.obstacle)) {
         Some(first) if !capable => {
             let what = first.obstacle.describe();
-            let message = format!("no expert can answer this request; the expert `{}` for one {what}", first.expert);
+            let message =
+                format!("no expert can answer this request; the expert `{}` for one {what}", first.expert);
             let param = match first.obstacle {
                 Obstacle::Tools => "tools",
                 Obstacle::JsonSchema => "response_format",

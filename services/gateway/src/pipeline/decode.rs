@@ -63,7 +63,7 @@ pub fn decode(operation: Operation, body: Bytes, max_depth: usize) -> Result<Dec
     check_depth(text.as_bytes(), max_depth)?;
     let fields: Fields<'_> = match serde_json::from_str(text) {
         Ok(fields) => fields,
-        Err(error) => return Err(explain(text, error)),
+        Err(error) => return Err(explain(text, &error)),
     };
     let reading = fields.read(operation)?;
     let decoded = Decoded {
@@ -159,7 +159,7 @@ fn check_depth(json: &[u8], max: usize) -> Result<(), ApiError> {
 
 /// Says what is wrong with a body that could not be read: malformed JSON by line and column, a wrong type
 /// by its path. Only a refused request pays for the second pass.
-fn explain(text: &str, error: serde_json::Error) -> ApiError {
+fn explain(text: &str, error: &serde_json::Error) -> ApiError {
     use serde_json::error::Category;
     if matches!(error.classify(), Category::Syntax | Category::Eof | Category::Io) {
         return ApiError::new(ErrorKind::InvalidJson, format!("the body is not valid JSON: {error}"));
@@ -168,7 +168,8 @@ fn explain(text: &str, error: serde_json::Error) -> ApiError {
     match serde_path_to_error::deserialize::<_, Fields<'_>>(&mut json) {
         Err(error) => {
             let (path, message) = (error.path().to_string(), error.inner().to_string());
-            ApiError::new(ErrorKind::InvalidRequest, with_suggestion(&message)).with_param(place(&path, &message))
+            ApiError::new(ErrorKind::InvalidRequest, with_suggestion(&message))
+                .with_param(place(&path, &message))
         }
         Ok(_) => ApiError::new(ErrorKind::InvalidRequest, error.to_string()),
     }
@@ -252,10 +253,11 @@ impl<'a> Fields<'a> {
         let model_span = self.model.filter(|raw| raw.get() != "null");
         let model = match model_span {
             None => "auto".to_owned(),
-            Some(raw) => serde_json::from_str::<String>(raw.get())
-                .ok()
-                .filter(|name| !name.is_empty())
-                .ok_or_else(|| invalid("model", "`model` must be a non-empty string; `auto` lets the router choose"))?,
+            Some(raw) => {
+                serde_json::from_str::<String>(raw.get()).ok().filter(|name| !name.is_empty()).ok_or_else(
+                    || invalid("model", "`model` must be a non-empty string; `auto` lets the router choose"),
+                )?
+            }
         };
         // A `null` model has a place in the body already; it is replaced like any other value.
         let model_span = model_span.or(self.model);
@@ -266,8 +268,12 @@ impl<'a> Fields<'a> {
                 struct Options {
                     include_usage: Option<bool>,
                 }
-                let options: Options = serde_json::from_str(raw.get())
-                    .map_err(|_| invalid("stream_options", "`stream_options` must be an object with a boolean `include_usage`"))?;
+                let options: Options = serde_json::from_str(raw.get()).map_err(|_| {
+                    invalid(
+                        "stream_options",
+                        "`stream_options` must be an object with a boolean `include_usage`",
+                    )
+                })?;
                 Some((raw, options.include_usage))
             }
         };

@@ -57,16 +57,16 @@ impl Pipeline {
             let bytes = http_body_util::Limited::new(body, 64 << 10).collect().await;
             let bytes = bytes.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             let shaped = normalise_error(status, &bytes);
-            let account = Accounted::finished(self.clone(), decision.clone(), expert, context.arrival, shaped, place);
+            let account =
+                Accounted::finished(self.clone(), decision.clone(), expert, context.arrival, shaped, place);
             let mut response = Response::new(Body::new(account));
             *response.headers_mut() = headers;
             response.headers_mut().remove(header::CONTENT_LENGTH);
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         } else {
-            let account = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, reply.body, place);
+            let account =
+                Accounted::new(self.clone(), decision.clone(), expert, context.arrival, reply.body, place);
             let mut response = Response::new(Body::new(account));
             *response.headers_mut() = reply.headers;
             response
@@ -154,7 +154,9 @@ fn put_debug_headers(headers: &mut HeaderMap, decision: &Decision) {
         Reading::Read { stage, cache, tokens, truncated_tokens, queue_us, forward_us } => format!(
             "{stage};cache={cache};tokens={tokens};truncated={truncated_tokens};queue-us={queue_us};forward-us={forward_us}"
         ),
-        Reading::Failed { reason } => format!("failed;reason={}", reason.replace(|c: char| !c.is_ascii_graphic(), "-")),
+        Reading::Failed { reason } => {
+            format!("failed;reason={}", reason.replace(|c: char| !c.is_ascii_graphic(), "-"))
+        }
     };
     headers.insert(ROUTER, value(router));
 }

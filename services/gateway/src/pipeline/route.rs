@@ -81,7 +81,6 @@ impl Pipeline {
     /// # Errors
     /// 404 `model_not_found`, with the nearest known name.
     pub(super) fn resolve(
-        &self,
         view: &Arc<View>,
         request: &Decoded,
         context: &Context,
@@ -132,7 +131,8 @@ impl Pipeline {
         if let Some((category, _)) = trace.category.and_then(|at| view.categories.get(at)) {
             self.metrics.categories.get_or_create(&OfCategory { category: category.name.clone() }).inc();
         }
-        let held_by = if request.in_tool_loop { self.holder(request, context) } else { None };
+        let held_by =
+            request.in_tool_loop.then(|| self.sessions.holder(session_key(request, context))).flatten();
         let asked = routing::Request { features, needs: request.needs, held_by };
         let fleet = view.experts.fleet().clone();
         let plan = route.policy.plan(&asked, &fleet, context.id.0);
@@ -151,29 +151,20 @@ impl Pipeline {
                 failed(format!("the router gave no answer within {} ms", self.router_deadline.as_millis()))
             }
             Ok(Err(error)) => failed(error.to_string()),
-            Ok(Ok(encoded)) => {
+            Ok(Ok(read)) => {
                 let reading = Reading::Read {
-                    stage: match encoded.stage {
+                    stage: match read.stage {
                         encoder::Stage::Encoder => "encoder",
                     },
-                    cache: encoded.cache.name(),
-                    tokens: encoded.features.tokens,
-                    truncated_tokens: encoded.truncated_tokens,
-                    queue_us: super::micros(encoded.queue),
-                    forward_us: super::micros(encoded.forward),
+                    cache: read.cache.name(),
+                    tokens: read.features.tokens,
+                    truncated_tokens: read.truncated_tokens,
+                    queue_us: super::micros(read.queue),
+                    forward_us: super::micros(read.forward),
                 };
-                (reading, Some(encoded.features))
+                (reading, Some(read.features))
             }
         }
-    }
-
-    fn holder(&self, request: &Decoded, context: &Context) -> Option<ExpertId> {
-        self.sessions.holder(self.session_key(request, context))
-    }
-
-    /// Names the request's conversation.
-    pub(super) fn session_key(&self, request: &Decoded, context: &Context) -> SessionKey {
-        SessionKey::new(context.header("x-guildhall-session"), request.conversation)
     }
 
     /// Decides about a request as [`Pipeline::answer`] would, and calls nobody.
@@ -183,9 +174,10 @@ impl Pipeline {
     pub async fn explain(&self, body: bytes::Bytes) -> Result<Explanation, ApiError> {
         let context = Context::new(http::HeaderMap::new(), self.ids.decision());
         let mut trace = Trace::default();
-        let request = super::decode::decode(experts::Operation::ChatCompletions, body, self.limits.max_json_depth)?;
+        let request =
+            super::decode::decode(experts::Operation::ChatCompletions, body, self.limits.max_json_depth)?;
         let view = self.catalog.view();
-        let target = self.resolve(&view, &request, &context, &mut trace)?;
+        let target = Self::resolve(&view, &request, &context, &mut trace)?;
         let planned = self.plan(&view, &target, &request, &context, &mut trace).await;
         let probabilities = planned.as_ref().map(|p| p.top_categories(usize::MAX)).unwrap_or_default();
         let order = candidates(&target, planned.as_deref().map(|p| &p.plan));
@@ -195,6 +187,11 @@ impl Pipeline {
         decision.overhead_us = super::micros(context.arrival.elapsed());
         Ok(Explanation { decision, text: request.text, probabilities })
     }
+}
+
+/// Names the request's conversation.
+pub(super) fn session_key(request: &Decoded, context: &Context) -> SessionKey {
+    SessionKey::new(context.header("x-guildhall-session"), request.conversation)
 }
 
 /// One expert to try.
@@ -231,5 +228,6 @@ pub(crate) fn unknown(view: &View, name: &str) -> ApiError {
         None => "GET /v1/models lists the models; `auto` lets the router choose".into(),
     };
     let name: String = name.chars().take(128).collect();
-    ApiError::new(ErrorKind::ModelNotFound, format!("the model `{name}` does not exist; {hint}")).with_param("model")
+    ApiError::new(ErrorKind::ModelNotFound, format!("the model `{name}` does not exist; {hint}"))
+        .with_param("model")
 }

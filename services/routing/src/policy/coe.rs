@@ -95,7 +95,7 @@ impl Policy for Coe {
         };
         let mut scored = Vec::with_capacity(fleet.experts.len());
         for expert in &fleet.experts {
-            if let Some(obstacle) = obstacle(expert, &request.needs) {
+            if let Some(obstacle) = obstacle(expert, request.needs) {
                 plan.rejected.push(Rejected { expert: expert.id.clone(), obstacle });
                 continue;
             }
@@ -103,12 +103,16 @@ impl Policy for Coe {
             let leads = doubtful && robust == Some(&expert.id);
             match skill {
                 _ if leads => {
-                    scored.push((skill.unwrap_or(0.0) - self.config.lambda * expert.cost, expert, Reason::Robust));
+                    scored.push((
+                        skill.unwrap_or(0.0) - self.config.lambda * expert.cost,
+                        expert,
+                        Reason::Robust,
+                    ));
                 }
                 Some(skill) => scored.push((skill - self.config.lambda * expert.cost, expert, reason)),
-                None => plan
-                    .rejected
-                    .push(Rejected { expert: expert.id.clone(), obstacle: Obstacle::Unskilled }),
+                None => {
+                    plan.rejected.push(Rejected { expert: expert.id.clone(), obstacle: Obstacle::Unskilled });
+                }
             }
         }
         rank(&mut scored);

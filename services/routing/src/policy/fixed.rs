@@ -86,7 +86,7 @@ impl Policy for Static {
         for (at, share) in self.config.order.iter().enumerate() {
             let blocked = match fleet.get(share.expert.as_str()) {
                 None => Some(Obstacle::Missing),
-                Some(facts) => obstacle(facts, &request.needs),
+                Some(facts) => obstacle(facts, request.needs),
             };
             if let Some(obstacle) = blocked {
                 plan.rejected.push(Rejected { expert: share.expert.clone(), obstacle });

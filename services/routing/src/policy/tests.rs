@@ -209,9 +209,8 @@ fn any_policy() -> impl Strategy<Value = PolicyConfig> {
         let measure = if entropy { crate::Uncertainty::Entropy } else { crate::Uncertainty::Confidence };
         UncertaintyConfig { measure, threshold, robust: id(&format!("e{n}")) }
     });
-    let coe = (0.0..0.1f32, any::<bool>(), prop::option::of(robust)).prop_map(|(lambda, hard, uncertain)| {
-        PolicyConfig::Coe(CoeConfig { lambda, hard, uncertain })
-    });
+    let coe = (0.0..0.1f32, any::<bool>(), prop::option::of(robust))
+        .prop_map(|(lambda, hard, uncertain)| PolicyConfig::Coe(CoeConfig { lambda, hard, uncertain }));
     let order = prop::collection::btree_map(0..1000u32, prop::option::of(0.1..10.0f32), 1..8);
     let fixed = order.prop_map(|shares| {
         let share = |(n, weight)| Share { expert: id(&format!("e{n}")), weight };

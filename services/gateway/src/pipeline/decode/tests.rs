@@ -14,7 +14,8 @@ fn refused(body: &str) -> (ErrorKind, String, String) {
 
 #[test]
 fn the_place_of_the_model_is_found_and_nothing_else_is_touched() {
-    let body = r#"{ "unknown": {"model": 1}, "model" : "auto" , "messages":[{"role":"user","content":"hi"}]}"#;
+    let body =
+        r#"{ "unknown": {"model": 1}, "model" : "auto" , "messages":[{"role":"user","content":"hi"}]}"#;
     let decoded = chat(body).unwrap();
     assert_eq!(&decoded.body[decoded.model_span.clone()], br#""auto""#);
     assert_eq!((decoded.model.as_str(), decoded.text.as_str()), ("auto", "hi"));
@@ -102,17 +103,43 @@ fn bad_bodies_are_refused_by_place() {
         (r#"{"model":"a"}"#, InvalidRequest, "messages", "at least one message"),
         (r#"{"model":"a","messages":[]}"#, InvalidRequest, "messages", "at least one message"),
         (r#"{"model":"a","messages":"hi"}"#, InvalidRequest, "messages", "expected a sequence"),
-        (r#"{"model":"a","messages":[{"content":"hi"}]}"#, InvalidRequest, "messages[0].role", "missing field `role`"),
-        (r#"{"model":"a","messages":[{"role":"user","content":7}]}"#, InvalidRequest, "messages[0].content", "a string, an array"),
-        (r#"{"model":7,"messages":[{"role":"user","content":"hi"}]}"#, InvalidRequest, "model", "non-empty string"),
-        (r#"{"model":"a","stream":"yes","messages":[{"role":"user","content":"hi"}]}"#, InvalidRequest, "stream", "boolean"),
-        (r#"{"model":"a","stream_options":7,"messages":[{"role":"user","content":"hi"}]}"#, InvalidRequest, "stream_options", "object"),
+        (
+            r#"{"model":"a","messages":[{"content":"hi"}]}"#,
+            InvalidRequest,
+            "messages[0].role",
+            "missing field `role`",
+        ),
+        (
+            r#"{"model":"a","messages":[{"role":"user","content":7}]}"#,
+            InvalidRequest,
+            "messages[0].content",
+            "a string, an array",
+        ),
+        (
+            r#"{"model":7,"messages":[{"role":"user","content":"hi"}]}"#,
+            InvalidRequest,
+            "model",
+            "non-empty string",
+        ),
+        (
+            r#"{"model":"a","stream":"yes","messages":[{"role":"user","content":"hi"}]}"#,
+            InvalidRequest,
+            "stream",
+            "boolean",
+        ),
+        (
+            r#"{"model":"a","stream_options":7,"messages":[{"role":"user","content":"hi"}]}"#,
+            InvalidRequest,
+            "stream_options",
+            "object",
+        ),
     ] {
         let (k, p, message) = refused(body);
         assert_eq!((k, p.as_str()), (kind, param), "{body}");
         assert!(message.contains(says), "{body}: {message}");
     }
-    let error = decode(Operation::ChatCompletions, Bytes::from_static(b"{\"model\":\"\xff\"}"), 64).unwrap_err();
+    let error =
+        decode(Operation::ChatCompletions, Bytes::from_static(b"{\"model\":\"\xff\"}"), 64).unwrap_err();
     assert!(error.message.contains("not valid UTF-8"));
     let deep = format!(r#"{{"model":"a","x":{}{}}}"#, "[".repeat(100), "]".repeat(100));
     assert!(refused(&deep).2.contains("nested deeper than 64"));
