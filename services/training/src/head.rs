@@ -1,0 +1,250 @@
+//! The category head: softmax regression over the embedding and the lexical features.
+
+use std::ops::ControlFlow;
+
+use crate::features::{Example, Sparse, Tables, document_frequency, occurrence};
+use crate::lbfgs;
+
+/// The embedding's unit vector is stretched so that its components weigh about what lexical features do;
+/// without it the search would need many more steps. Undone when the weights are taken out.
+const STRETCH: f32 = 4.0;
+
+/// Weights of a head, in the layout of the graph's tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Head {
+    /// C.
+    pub categories: usize,
+    /// Heights of the lexical tables.
+    pub tables: Tables,
+    /// `[V + H, C]`: the two lexical tables, one below the other.
+    pub lexical: Vec<f32>,
+    /// `[d, C]`.
+    pub embedding: Vec<f32>,
+    /// `[C]`.
+    pub bias: Vec<f32>,
+}
+
+/// What the fit minimises and when it stops.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Penalty {
+    /// Weight of half the squared lexical weights.
+    pub lexical: f32,
+    /// Weight of half the squared embedding weights (of the stretched embedding).
+    pub embedding: f32,
+    /// Lexical features in fewer examples than this get no weight.
+    pub min_examples: u32,
+    /// Share of the target that goes to all categories evenly.
+    pub smoothing: f32,
+}
+
+/// Progress of a fit.
+pub(crate) struct FitStep {
+    /// Number of the step, from 1.
+    pub iteration: usize,
+    /// What is minimised: mean negative log likelihood of the training rows plus penalties.
+    pub objective: f64,
+    /// Mean negative log likelihood of the validation rows, where it was measured.
+    pub valid_loss: Option<f64>,
+}
+
+/// Steps between two looks at the validation rows.
+const LOOK_EVERY: usize = 5;
+/// Looks without improvement after which the fit stops.
+const PATIENCE: usize = 4;
+
+impl Head {
+    /// Uncalibrated scores of one example, `[C]`.
+    pub(crate) fn logits(&self, example: &Example) -> Vec<f32> {
+        let c = self.categories;
+        let value = occurrence(example.ids.len());
+        let mut scores = vec![0.0; c];
+        for row in self.tables.indices(&example.ids) {
+            accumulate(&mut scores, &self.lexical[row * c..][..c], value);
+        }
+        for (weights, &x) in self.embedding.chunks_exact(c).zip(example.embedding.iter()) {
+            accumulate(&mut scores, weights, x);
+        }
+        accumulate(&mut scores, &self.bias, 1.0);
+        scores
+    }
+
+    /// Fits a head to labelled examples. The weights are those of the step with the lowest loss on the
+    /// validation rows; without such rows, those of the last step. `observe` may end the fit.
+    pub(crate) fn fit(
+        train: (&[Example], &[usize]),
+        valid: (&[Example], &[usize]),
+        (categories, tables): (usize, Tables),
+        penalty: Penalty,
+        max_steps: usize,
+        mut observe: impl FnMut(&FitStep) -> ControlFlow<()>,
+    ) -> Self {
+        let problem = Problem::new(train, categories, tables, penalty);
+        let mut best: Option<(f64, Self)> = None;
+        let mut stale = 0;
+        let start = vec![0.0; problem.parameters()];
+        let evaluate = |point: &[f32], gradient: &mut [f32]| problem.evaluate(point, gradient);
+        lbfgs::minimise(start, evaluate, |step| {
+            let last = step.iteration >= max_steps;
+            let look = last || step.iteration % LOOK_EVERY == 0;
+            let mut valid_loss = None;
+            if look {
+                let head = problem.head(step.point);
+                let loss =
+                    if valid.0.is_empty() { -(step.iteration as f64) } else { head.loss(valid.0, valid.1) };
+                valid_loss = (!valid.0.is_empty()).then_some(loss);
+                if best.as_ref().is_none_or(|(lowest, _)| loss < *lowest) {
+                    best = Some((loss, head));
+                    stale = 0;
+                } else {
+                    stale += 1;
+                }
+            }
+            let seen = observe(&FitStep { iteration: step.iteration, objective: step.value, valid_loss });
+            if last || stale >= PATIENCE { ControlFlow::Break(()) } else { seen }
+        });
+        match best {
+            Some((_, head)) => head,
+            None => problem.head(&vec![0.0; problem.parameters()]),
+        }
+    }
+
+    /// Mean negative log likelihood of labelled examples.
+    pub(crate) fn loss(&self, examples: &[Example], labels: &[usize]) -> f64 {
+        let sum: f64 = examples
+            .iter()
+            .zip(labels)
+            .map(|(example, &label)| negative_log_likelihood(&self.logits(example), label))
+            .sum();
+        sum / examples.len().max(1) as f64
+    }
+}
+
+/// Minus the logarithm of the label's probability.
+pub(crate) fn negative_log_likelihood(logits: &[f32], label: usize) -> f64 {
+    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&z| f64::from(z - peak).exp()).sum();
+    sum.ln() - f64::from(logits[label] - peak)
+}
+
+/// Probabilities of scores, in place.
+pub(crate) fn softmax(scores: &mut [f32]) {
+    let peak = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for score in scores.iter_mut() {
+        *score = (*score - peak).exp();
+        sum += *score;
+    }
+    for score in scores {
+        *score /= sum;
+    }
+}
+
+fn accumulate(to: &mut [f32], weights: &[f32], times: f32) {
+    to.iter_mut().zip(weights).for_each(|(t, w)| *t += times * w);
+}
+
+/// The function that a fit minimises, over columns for the lexical rows in use.
+struct Problem<'a> {
+    train: (&'a [Example], &'a [usize]),
+    lexical: Sparse,
+    /// Lexical row of every column.
+    rows: Vec<usize>,
+    categories: usize,
+    dimensions: usize,
+    tables: Tables,
+    penalty: Penalty,
+}
+
+impl<'a> Problem<'a> {
+    fn new(train: (&'a [Example], &'a [usize]), categories: usize, tables: Tables, penalty: Penalty) -> Self {
+        let windows = || train.0.iter().map(|example| example.ids.as_slice());
+        let frequency = document_frequency(windows(), tables);
+        let mut columns = vec![u32::MAX; tables.rows()];
+        let mut rows = Vec::new();
+        for (row, &count) in frequency.iter().enumerate() {
+            if count >= penalty.min_examples.max(1) {
+                columns[row] = rows.len() as u32;
+                rows.push(row);
+            }
+        }
+        let place = |row: usize| columns.get(row).copied().filter(|&column| column != u32::MAX);
+        let lexical = Sparse::new(windows(), tables, place);
+        let dimensions = train.0.first().map_or(0, |example| example.embedding.len());
+        Self { train, lexical, rows, categories, dimensions, tables, penalty }
+    }
+
+    fn parameters(&self) -> usize {
+        (self.rows.len() + self.dimensions + 1) * self.categories
+    }
+
+    /// Regularised mean loss at a point, and its gradient.
+    fn evaluate(&self, point: &[f32], gradient: &mut [f32]) -> f64 {
+        let c = self.categories;
+        let (lexical, rest) = point.split_at(self.rows.len() * c);
+        let (embedding, bias) = rest.split_at(self.dimensions * c);
+        gradient.fill(0.0);
+        let (lexical_gradient, rest) = gradient.split_at_mut(self.rows.len() * c);
+        let (embedding_gradient, bias_gradient) = rest.split_at_mut(self.dimensions * c);
+
+        let (examples, labels) = self.train;
+        let share = 1.0 / examples.len().max(1) as f32;
+        let even = self.penalty.smoothing / c as f32;
+        let mut loss = 0.0;
+        let mut scores = vec![0.0; c];
+        for (index, (example, &label)) in examples.iter().zip(labels).enumerate() {
+            scores.copy_from_slice(bias);
+            for (column, value) in self.lexical.row(index) {
+                accumulate(&mut scores, &lexical[column * c..][..c], value);
+            }
+            for (weights, &x) in embedding.chunks_exact(c).zip(example.embedding.iter()) {
+                accumulate(&mut scores, weights, x * STRETCH);
+            }
+            let likely = negative_log_likelihood(&scores, label);
+            let mean_score = f64::from(scores.iter().sum::<f32>()) / c as f64;
+            // Smoothing moves a share of the target from the label to the mean of all categories.
+            loss += likely + f64::from(self.penalty.smoothing) * (f64::from(scores[label]) - mean_score);
+            softmax(&mut scores);
+            for (category, p) in scores.iter_mut().enumerate() {
+                let target = even + if category == label { 1.0 - self.penalty.smoothing } else { 0.0 };
+                *p = (*p - target) * share;
+            }
+            for (column, value) in self.lexical.row(index) {
+                accumulate(&mut lexical_gradient[column * c..][..c], &scores, value);
+            }
+            for (weights, &x) in embedding_gradient.chunks_exact_mut(c).zip(example.embedding.iter()) {
+                accumulate(weights, &scores, x * STRETCH);
+            }
+            accumulate(bias_gradient, &scores, 1.0);
+        }
+        loss *= f64::from(share);
+        loss += penalise(lexical, lexical_gradient, self.penalty.lexical);
+        loss + penalise(embedding, embedding_gradient, self.penalty.embedding)
+    }
+
+    /// The head that a point stands for.
+    fn head(&self, point: &[f32]) -> Head {
+        let c = self.categories;
+        let (columns, rest) = point.split_at(self.rows.len() * c);
+        let (embedding, bias) = rest.split_at(self.dimensions * c);
+        let mut lexical = vec![0.0; self.tables.rows() * c];
+        for (&row, weights) in self.rows.iter().zip(columns.chunks_exact(c)) {
+            lexical[row * c..][..c].copy_from_slice(weights);
+        }
+        Head {
+            categories: c,
+            tables: self.tables,
+            lexical,
+            embedding: embedding.iter().map(|w| w * STRETCH).collect(),
+            bias: bias.to_vec(),
+        }
+    }
+}
+
+/// Adds the penalty's gradient and returns its value.
+fn penalise(weights: &[f32], gradient: &mut [f32], penalty: f32) -> f64 {
+    accumulate(gradient, weights, penalty);
+    0.5 * f64::from(penalty) * weights.iter().map(|w| f64::from(w * w)).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests;

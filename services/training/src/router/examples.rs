@@ -1,0 +1,92 @@
+//! Rows through the encoder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use encoder::Encoder;
+
+use super::plan::Material;
+use super::{Progress, TrainError};
+use crate::cache::{self, Cache};
+use crate::data::Row;
+use crate::features::{Example, Tables};
+use crate::publish::MODEL;
+
+/// Texts are embedded and the cache is written in parts of this many, so that an interrupted run is not lost.
+const PART: usize = 4096;
+
+/// An encoder with a memory.
+pub(super) struct Source<'a> {
+    encoder: &'a Encoder,
+    cache: Cache,
+    file: Option<PathBuf>,
+    tables: Tables,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn open(
+        encoder: &'a Encoder,
+        file: Option<&Path>,
+        tables: Tables,
+    ) -> Result<Self, TrainError> {
+        let graph = encoder.bundle().files.get(MODEL).map_or("", |entry| entry.sha256.as_str());
+        let cache = match file {
+            Some(path) => cache::read(path, graph).map_err(|problem| TrainError::File {
+                path: path.to_owned(),
+                problem: format!("{problem}; remove the file or give another one to keep embeddings in"),
+            })?,
+            None => Cache::new(graph),
+        };
+        Ok(Self { encoder, cache, file: file.map(Path::to_owned), tables })
+    }
+
+    /// Examples of the training rows, of the validation rows, and of one more text.
+    pub(super) fn examples(
+        &mut self,
+        material: &Material,
+        golden: &str,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<(Vec<Example>, Vec<Example>, Example), TrainError> {
+        let rows = material.train.iter().chain(&material.valid);
+        let texts = rows.map(|row| row.text.as_str()).chain([golden]);
+        let mut missing: Vec<&str> = texts.filter(|text| self.cache.get(text).is_none()).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        let total = missing.len();
+        for (part, texts) in missing.chunks(PART).enumerate() {
+            let before = part * PART;
+            let told = |done| progress(Progress::Embedding { done: before + done, total });
+            let features = self.encoder.features_batch(texts, told)?;
+            for (text, features) in texts.iter().zip(features) {
+                self.cache.insert(text, features.embedding);
+            }
+            self.save()?;
+        }
+        let all =
+            |rows: &[Row]| rows.iter().map(|row| self.example(&row.text)).collect::<Result<Vec<_>, _>>();
+        Ok((all(&material.train)?, all(&material.valid)?, self.example(golden)?))
+    }
+
+    fn example(&self, text: &str) -> Result<Example, TrainError> {
+        let ids = self.encoder.tokenize_window(text)?.ids;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.tables.unigrams) {
+            let path = PathBuf::from("tokenizer.json");
+            let problem =
+                format!("token {id} has no row in the graph's table of {} tokens", self.tables.unigrams);
+            return Err(TrainError::File { path, problem });
+        }
+        let embedding = self.cache.get(text).unwrap_or_else(|| Arc::new([]));
+        Ok(Example { ids, embedding })
+    }
+
+    fn save(&self) -> Result<(), TrainError> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let failed = |problem| TrainError::File { path: path.clone(), problem };
+        let bytes = self.cache.bytes().map_err(failed)?;
+        // Written beside and renamed: an interrupted run leaves the old file.
+        let beside = path.with_extension("partial");
+        std::fs::write(&beside, bytes)
+            .and_then(|()| std::fs::rename(&beside, path))
+            .map_err(|error| failed(error.to_string()))
+    }
+}
