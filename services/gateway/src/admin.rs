@@ -38,6 +38,8 @@ use crate::app::App;
 use crate::catalog::View;
 use crate::error::{ApiError, ErrorKind};
 
+pub(crate) use etag::segment;
+
 /// What the handlers share.
 #[derive(Clone)]
 struct Admin {
@@ -62,7 +64,7 @@ impl FromRef<Admin> for Arc<App> {
 pub fn router(app: Arc<App>) -> Router {
     let admin = Admin { app, turn: Arc::default() };
     let (api, document) = api().split_for_parts();
-    let document = Arc::new(document);
+    let document = Arc::new(crate::documents::openapi(&document).unwrap_or_default());
     let api = api
         .route("/admin/v1/openapi.json", get(async move || axum::Json(document)))
         .route_layer(from_fn_with_state(admin.clone(), auth::require));
@@ -81,7 +83,8 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(admin)
 }
 
-/// The `OpenAPI` document of `/admin/v1`.
+/// The `OpenAPI` document of `/admin/v1`, as the handlers describe themselves; [`crate::documents`] makes it
+/// presentable.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     api().into_openapi()
 }
@@ -126,4 +129,4 @@ async fn uncached(mut response: Response) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 fine, 2 bad usage or configuration, 1 anything else.
 
+mod admin_client;
 mod check_config;
 mod documents;
 mod eval;
@@ -38,6 +39,8 @@ enum Command {
     Openapi,
     /// Show which expert a prompt would be sent to, and why; nothing is called.
     Route(route::Args),
+    /// List, register and change the experts of a running gateway.
+    Experts(Box<admin_client::experts::Args>),
     /// Train parts of the router.
     #[command(subcommand)]
     Train(train::Train),
@@ -102,6 +105,7 @@ pub fn run() -> ExitCode {
         Command::Schema => documents::schema(),
         Command::Openapi => documents::openapi(),
         Command::Route(args) => route::run(&args),
+        Command::Experts(args) => admin_client::experts::run(&args),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
     };

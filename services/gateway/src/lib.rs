@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod decision;
+pub mod documents;
 pub mod error;
 pub mod http;
 mod ids;

@@ -107,7 +107,7 @@ pub(super) fn created<T: Serialize>(dry_run: bool, place: String, etag: &str, ob
 }
 
 /// A name as one segment of a path.
-pub(super) fn segment(name: &str) -> String {
+pub(crate) fn segment(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

@@ -1,7 +1,7 @@
 //! The admin API as a client sees it: requests through the router, the store in memory.
 
 mod experts;
-mod fixture;
+pub(crate) mod fixture;
 mod mapping;
 mod operation;
 mod plane;

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::session::Sessions;
 
-pub(super) const TOKEN: &str = "the token of these tests";
+pub(crate) const TOKEN: &str = "the token of these tests";
 
 /// Two experts and a route that belong to the file.
 const FILE: &str = "
@@ -31,30 +31,30 @@ routes:
   - {id: auto, policy: {kind: static, order: [{expert: general}]}, default: general}
 ";
 
-pub(super) const KEY: &str = "sk-of-the-file-0123456789";
+pub(crate) const KEY: &str = "sk-of-the-file-0123456789";
 
 /// A gateway with the admin API in front.
-pub(super) struct Api {
-    pub(super) app: Arc<App>,
+pub(crate) struct Api {
+    pub(crate) app: Arc<App>,
     router: Router,
 }
 
 /// An answer, read.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) text: String,
-    pub(super) body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+    pub(crate) body: Value,
 }
 
 impl Api {
     /// With the categories `chat`, `code` and `math`.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::over(&["chat", "code", "math"], EmbeddedStore::in_memory(Options::default()).unwrap().into())
     }
 
-    pub(super) fn over(categories: &[&str], store: Arc<EmbeddedStore>) -> Self {
+    pub(crate) fn over(categories: &[&str], store: Arc<EmbeddedStore>) -> Self {
         let env = |name: &str| match name {
             "TOKEN" => Some(TOKEN.to_owned()),
             "KEY" => Some(KEY.to_owned()),
@@ -90,7 +90,7 @@ impl Api {
         Self { router: crate::admin::router(app.clone()), app }
     }
 
-    pub(super) async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -100,7 +100,7 @@ impl Api {
         Answer { status: parts.status, headers: parts.headers, text, body }
     }
 
-    pub(super) async fn with(
+    pub(crate) async fn with(
         &self,
         method: &str,
         path: &str,
@@ -110,32 +110,32 @@ impl Api {
         self.send(request(method, path, if_match, body)).await
     }
 
-    pub(super) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.with("GET", path, None, None).await
     }
 
-    pub(super) async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.with("POST", path, None, Some(body)).await
     }
 
-    pub(super) async fn put(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
         self.with("PUT", path, None, Some(body)).await
     }
 
-    pub(super) async fn patch(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
         self.with("PATCH", path, None, Some(body)).await
     }
 
-    pub(super) async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.with("DELETE", path, None, None).await
     }
 
-    pub(super) fn store(&self) -> &EmbeddedStore {
+    pub(crate) fn store(&self) -> &EmbeddedStore {
         self.app.pipeline.catalog.store()
     }
 }
 
-pub(super) fn request(
+pub(crate) fn request(
     method: &str,
     path: &str,
     if_match: Option<&str>,
@@ -159,7 +159,7 @@ pub(super) fn request(
 
 impl Answer {
     /// The error's message and place, after a look at its shape.
-    pub(super) fn refused(&self, status: u16, code: &str) -> (String, Option<String>) {
+    pub(crate) fn refused(&self, status: u16, code: &str) -> (String, Option<String>) {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
         let error = self.body["error"].as_object().unwrap();
         assert_eq!(error.keys().collect::<Vec<_>>(), ["code", "message", "param", "type"]);
@@ -168,7 +168,7 @@ impl Answer {
     }
 
     /// The object, after a look at the status and at both places of its etag.
-    pub(super) fn object(&self, status: u16) -> &Value {
+    pub(crate) fn object(&self, status: u16) -> &Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
         let tag = self.headers[header::ETAG].to_str().unwrap();
         assert_eq!(tag, format!("\"{}\"", self.body["etag"].as_str().unwrap()));

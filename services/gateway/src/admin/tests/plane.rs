@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::fixture::{Api, TOKEN};
 
 fn document() -> Value {
-    serde_json::to_value(crate::admin::openapi()).unwrap()
+    crate::documents::openapi(&crate::admin::openapi()).unwrap()
 }
 
 /// Each documented operation as (method, path), with names put in.

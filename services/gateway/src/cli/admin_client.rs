@@ -1,0 +1,153 @@
+//! The admin API's client, for the commands that change a running gateway.
+
+pub(super) mod experts;
+mod show;
+mod spec;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use super::Failure;
+
+/// How long the gateway may take to answer. A probe waits for an expert for 15 seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest answer that is read.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Which gateway is meant.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServerArgs {
+    /// The gateway's admin address.
+    #[arg(
+        long,
+        env = "GUILDHALL_ADMIN_URL",
+        default_value = "http://127.0.0.1:8081",
+        value_name = "URL",
+        global = true
+    )]
+    url: String,
+    /// Its admin token, which it printed at its first start. Better given by the environment than here, where
+    /// other users of the machine can see it.
+    #[arg(long, env = "GUILDHALL_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// A connection to the admin API.
+struct AdminClient {
+    base: String,
+    token: String,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// What is asked of the admin API.
+struct Ask {
+    method: Method,
+    /// Below `/admin/v1`.
+    path: String,
+    if_match: Option<String>,
+    body: Option<Value>,
+}
+
+impl Ask {
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), if_match: None, body: None }
+    }
+
+    fn with_body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    fn for_version(mut self, etag: Option<&str>) -> Self {
+        self.if_match = etag.map(|tag| format!("\"{}\"", tag.trim_matches('"')));
+        self
+    }
+}
+
+impl AdminClient {
+    fn new(server: &ServerArgs) -> Result<Self, Failure> {
+        let usage = |message: String| Failure::Usage(message);
+        let base = server.url.trim_end_matches('/').trim_end_matches("/admin/v1").to_owned();
+        let uri: Uri = base.parse().map_err(|e| usage(format!("--url {base}: {e}")))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(usage(
+                    "--url: the admin plane speaks plain HTTP; reach it through a tunnel (`ssh -L`, `kubectl port-forward`) \
+                     and give the tunnel's http:// address"
+                        .into(),
+                ));
+            }
+            _ => return Err(usage(format!("--url: `{base}` must begin with http://"))),
+        }
+        let token = server.token.clone().filter(|t| !t.is_empty()).ok_or_else(|| {
+            usage(
+                "the admin API needs a token: set GUILDHALL_ADMIN_TOKEN to the one that the gateway printed at its first \
+                 start, or to its `admin.token`"
+                    .into(),
+            )
+        })?;
+        Ok(Self { base, token, http: Client::builder(TokioExecutor::new()).build_http() })
+    }
+
+    /// Asks, and reads the answer; null for an empty one.
+    async fn send(&self, ask: Ask) -> Result<Value, Failure> {
+        let uri = format!("{}/admin/v1{}", self.base, ask.path);
+        let mut request = Request::builder()
+            .method(ask.method)
+            .uri(&uri)
+            .header(AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(tag) = ask.if_match {
+            request = request.header(IF_MATCH, tag);
+        }
+        let body = ask.body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+        let request = request.body(Full::new(body)).map_err(|e| Failure::Usage(format!("{uri}: {e}")))?;
+        let exchange = async {
+            let response = self.http.request(request).await.with_context(|| {
+                format!(
+                    "cannot reach the admin API at {}; is the gateway running, and is --url right?",
+                    self.base
+                )
+            })?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+            let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?.to_bytes();
+            anyhow::Ok((status, body))
+        };
+        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .with_context(|| format!("{} gave no answer within {} s", self.base, PATIENCE.as_secs()))??;
+        answer(status, &body)
+    }
+}
+
+fn answer(status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
+    let value: Option<Value> =
+        if body.is_empty() { Some(Value::Null) } else { serde_json::from_slice(body).ok() };
+    if status.is_success() {
+        let message = "the answer is not JSON; does --url name the admin plane?";
+        return value.ok_or_else(|| Failure::Other(anyhow::anyhow!(message)));
+    }
+    let message = value.as_ref().and_then(|v| v["error"]["message"].as_str());
+    let message = message.map_or_else(|| format!("the gateway answered {status}"), str::to_owned);
+    match status.as_u16() {
+        400 | 401 | 422 => Err(Failure::Usage(message)),
+        _ => Err(Failure::Other(anyhow::Error::msg(message))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
