@@ -19,6 +19,10 @@ use super::watch::Watch;
 use crate::error::{CallError, CallErrorKind as Kind, Phase};
 
 /// An HTTP/1 connection, driven by whoever holds it.
+///
+/// Driving it hands things to futures of the same task, and the parts of hyper between them would wake that
+/// task for each: a turn through the scheduler, often on another thread. So it is first driven for nobody,
+/// and again for the task only where that brought nothing, which is when the task will wait.
 pub(super) struct Http1 {
     connection: http1::Connection<Io, Payload>,
     sender: http1::SendRequest<Payload>,
@@ -76,11 +80,18 @@ impl Http1 {
         lease: Lease,
     ) -> Result<(response::Parts, Exchange), Unanswered> {
         let mut answer = pin!(self.sender.try_send_request(request));
+        let mut sent = false;
         let result = poll_fn(|cx| {
-            self.drive(cx);
             // Only driving the connection can bring the answer, so nobody has to be woken for it.
+            if std::mem::replace(&mut sent, true) {
+                self.drive(&mut nobody());
+                if let Poll::Ready(answer) = answer.as_mut().poll(&mut nobody()) {
+                    return Poll::Ready(Ok(answer));
+                }
+            }
+            self.drive(cx);
             match answer.as_mut().poll(&mut nobody()) {
-                Poll::Ready(sent) => Poll::Ready(Ok(sent)),
+                Poll::Ready(answer) => Poll::Ready(Ok(answer)),
                 Poll::Pending => overdue(&mut self.watch, times, cx).map(Err),
             }
         })

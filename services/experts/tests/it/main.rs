@@ -18,3 +18,5 @@ mod settings;
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod wakes;
