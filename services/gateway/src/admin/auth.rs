@@ -22,8 +22,8 @@ pub(super) async fn require(
         Some(_) => Err(ApiError::new(ErrorKind::Unauthorized, "this is not the admin token")),
         None => Err(ApiError::new(
             ErrorKind::Unauthorized,
-            "the admin API needs `Authorization: Bearer TOKEN`, with the token that the gateway printed at its first \
-             start or the one of `admin.token` in its configuration",
+            "the admin API needs `Authorization: Bearer TOKEN`, with the token that the gateway printed at its \
+             first start or the one of `admin.token` in its configuration",
         )),
     }
 }

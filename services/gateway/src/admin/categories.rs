@@ -56,8 +56,12 @@ fn none(view: &View, name: &str) -> ApiError {
 }
 
 /// Lists the categories by name.
-#[utoipa::path(get, path = "/categories", operation_id = "listCategories", tag = "routing", params(PageParams),
-    responses((status = 200, body = Page<CategoryView>), Refused))]
+#[utoipa::path(
+    get, path = "/categories",
+    operation_id = "listCategories", tag = "routing",
+    params(PageParams),
+    responses((status = 200, description = "The categories", body = Page<CategoryView>), Refused)
+)]
 pub(super) async fn list(
     State(admin): State<Admin>,
     Params(params): Params<PageParams>,
@@ -70,8 +74,12 @@ pub(super) async fn list(
 }
 
 /// Shows one category.
-#[utoipa::path(get, path = "/categories/{name}", operation_id = "getCategory", tag = "routing", params(("name" = String, Path)),
-    responses((status = 200, body = CategoryView), Refused, Named))]
+#[utoipa::path(
+    get, path = "/categories/{name}",
+    operation_id = "getCategory", tag = "routing",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "The category", body = CategoryView), Refused, Named)
+)]
 pub(super) async fn get(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -82,9 +90,16 @@ pub(super) async fn get(
 }
 
 /// Describes a category.
-#[utoipa::path(put, path = "/categories/{name}", operation_id = "describeCategory", tag = "routing",
-    params(("name" = String, Path), ("if-match" = Option<String>, Header), WriteParams), request_body = Description,
-    responses((status = 200, body = CategoryView), Refused, Named, Unwritten))]
+#[utoipa::path(
+    put, path = "/categories/{name}",
+    operation_id = "describeCategory", tag = "routing",
+    params(("name" = String, Path), ("if-match" = Option<String>, Header), WriteParams),
+    request_body = Description,
+    responses(
+        (status = 200, description = "The category", body = CategoryView),
+        Refused, Named, Unwritten
+    )
+)]
 pub(super) async fn describe(
     State(admin): State<Admin>,
     Name(name): Name,

@@ -10,11 +10,12 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
     info(
         title = "Guildhall admin API",
         version = "1",
-        description = "Experts, routes and the mapping from categories to experts, while the gateway runs. A write is durable \
-                       and live before it is answered. `dry_run=true` checks a write and shows what would be. Every object has an \
-                       `etag`; send it as `If-Match` and a write fails with 412 when the object has changed meanwhile. Objects \
-                       with `origin: file` are defined in the configuration file and read-only here. Names may contain slashes, \
-                       which are sent as `%2F` in a path.",
+        description = "Experts, routes and the mapping from categories to experts, while the gateway runs. \
+                       A write is durable and live before it is answered. `dry_run=true` checks a write and \
+                       shows what would be. Every object has an `etag`; send it as `If-Match` and a write fails \
+                       with 412 when the object has changed meanwhile. Objects with `origin: file` are defined \
+                       in the configuration file and read-only here. Names may contain slashes, which are sent \
+                       as `%2F` in a path.",
         license(name = "Apache-2.0")
     ),
     tags(

@@ -115,8 +115,12 @@ fn replacement(
 }
 
 /// Lists the experts by id.
-#[utoipa::path(get, path = "/experts", operation_id = "listExperts", tag = "experts", params(PageParams),
-    responses((status = 200, body = Page<ExpertView>), Refused))]
+#[utoipa::path(
+    get, path = "/experts",
+    operation_id = "listExperts", tag = "experts",
+    params(PageParams),
+    responses((status = 200, description = "The experts", body = Page<ExpertView>), Refused)
+)]
 pub(super) async fn list(
     State(admin): State<Admin>,
     Params(params): Params<PageParams>,
@@ -127,9 +131,17 @@ pub(super) async fn list(
 }
 
 /// Registers an expert. It takes requests at once.
-#[utoipa::path(post, path = "/experts", operation_id = "createExpert", tag = "experts", params(WriteParams),
+#[utoipa::path(
+    post, path = "/experts",
+    operation_id = "createExpert", tag = "experts",
+    params(WriteParams),
     request_body = ExpertSpec,
-    responses((status = 201, body = ExpertView), (status = 200, body = ExpertView, description = "Dry run"), Refused, Unwritten))]
+    responses(
+        (status = 201, description = "The expert as it was made", body = ExpertView),
+        (status = 200, description = "Dry run: the expert that would be", body = ExpertView),
+        Refused, Unwritten
+    )
+)]
 pub(super) async fn create(
     State(admin): State<Admin>,
     Params(params): Params<WriteParams>,
@@ -146,8 +158,12 @@ pub(super) async fn create(
 }
 
 /// Shows one expert.
-#[utoipa::path(get, path = "/experts/{id}", operation_id = "getExpert", tag = "experts", params(("id" = ExpertId, Path)),
-    responses((status = 200, body = ExpertView), Refused, Named))]
+#[utoipa::path(
+    get, path = "/experts/{id}",
+    operation_id = "getExpert", tag = "experts",
+    params(("id" = ExpertId, Path)),
+    responses((status = 200, description = "The expert", body = ExpertView), Refused, Named)
+)]
 pub(super) async fn get(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -157,9 +173,13 @@ pub(super) async fn get(
 }
 
 /// Replaces an expert. Requests that it is answering end as they began.
-#[utoipa::path(put, path = "/experts/{id}", operation_id = "replaceExpert", tag = "experts",
-    params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams), request_body = ExpertSpec,
-    responses((status = 200, body = ExpertView), Refused, Named, Unwritten))]
+#[utoipa::path(
+    put, path = "/experts/{id}",
+    operation_id = "replaceExpert", tag = "experts",
+    params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
+    request_body = ExpertSpec,
+    responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
+)]
 pub(super) async fn replace(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -172,10 +192,13 @@ pub(super) async fn replace(
 }
 
 /// Changes fields of an expert by JSON merge patch (RFC 7396): null removes a field.
-#[utoipa::path(patch, path = "/experts/{id}", operation_id = "patchExpert", tag = "experts",
+#[utoipa::path(
+    patch, path = "/experts/{id}",
+    operation_id = "patchExpert", tag = "experts",
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
     request_body(content = Object, content_type = "application/merge-patch+json"),
-    responses((status = 200, body = ExpertView), Refused, Named, Unwritten))]
+    responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
+)]
 pub(super) async fn patch(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -209,9 +232,12 @@ async fn write(
 }
 
 /// Removes an expert. Requests that it is answering go on; a route that names it must be changed first.
-#[utoipa::path(delete, path = "/experts/{id}", operation_id = "deleteExpert", tag = "experts",
+#[utoipa::path(
+    delete, path = "/experts/{id}",
+    operation_id = "deleteExpert", tag = "experts",
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
-    responses((status = 204, description = "Removed, or could be"), Refused, Named, Unwritten))]
+    responses((status = 204, description = "Removed, or could be"), Refused, Named, Unwritten)
+)]
 pub(super) async fn delete(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -229,9 +255,12 @@ pub(super) async fn delete(
 }
 
 /// Lets an expert finish what it has and take nothing new. Possible for those of the configuration file too.
-#[utoipa::path(post, path = "/experts/{id}/drain", operation_id = "drainExpert", tag = "experts",
+#[utoipa::path(
+    post, path = "/experts/{id}/drain",
+    operation_id = "drainExpert", tag = "experts",
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
-    responses((status = 200, body = ExpertView), Refused, Named, Unwritten))]
+    responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
+)]
 pub(super) async fn drain(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -242,9 +271,12 @@ pub(super) async fn drain(
 }
 
 /// Lets a drained expert take requests again.
-#[utoipa::path(post, path = "/experts/{id}/undrain", operation_id = "undrainExpert", tag = "experts",
+#[utoipa::path(
+    post, path = "/experts/{id}/undrain",
+    operation_id = "undrainExpert", tag = "experts",
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
-    responses((status = 200, body = ExpertView), Refused, Named, Unwritten))]
+    responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
+)]
 pub(super) async fn undrain(
     State(admin): State<Admin>,
     Name(name): Name,

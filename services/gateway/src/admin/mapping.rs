@@ -118,17 +118,24 @@ fn edits(desired: &Desired, mut rows: Rows) -> Result<Vec<Edit>, ApiError> {
 }
 
 /// Shows the matrix.
-#[utoipa::path(get, path = "/mapping", operation_id = "getMapping", tag = "routing",
-    responses((status = 200, body = MappingView), Refused))]
+#[utoipa::path(
+    get, path = "/mapping",
+    operation_id = "getMapping", tag = "routing",
+    responses((status = 200, description = "The matrix", body = MappingView), Refused)
+)]
 pub(super) async fn get(State(admin): State<Admin>) -> Tagged<MappingView> {
     let view = admin.view();
     shown(&view, &view.desired)
 }
 
 /// Replaces the matrix.
-#[utoipa::path(put, path = "/mapping", operation_id = "replaceMapping", tag = "routing",
-    params(("if-match" = Option<String>, Header), WriteParams), request_body = MappingSpec,
-    responses((status = 200, body = MappingView), Refused, Unwritten))]
+#[utoipa::path(
+    put, path = "/mapping",
+    operation_id = "replaceMapping", tag = "routing",
+    params(("if-match" = Option<String>, Header), WriteParams),
+    request_body = MappingSpec,
+    responses((status = 200, description = "The matrix", body = MappingView), Refused, Unwritten)
+)]
 pub(super) async fn replace(
     State(admin): State<Admin>,
     Params(params): Params<WriteParams>,
@@ -140,10 +147,13 @@ pub(super) async fn replace(
 }
 
 /// Changes entries of the matrix by JSON merge patch (RFC 7396): null removes a weight or a row.
-#[utoipa::path(patch, path = "/mapping", operation_id = "patchMapping", tag = "routing",
+#[utoipa::path(
+    patch, path = "/mapping",
+    operation_id = "patchMapping", tag = "routing",
     params(("if-match" = Option<String>, Header), WriteParams),
     request_body(content = Object, content_type = "application/merge-patch+json"),
-    responses((status = 200, body = MappingView), Refused, Unwritten))]
+    responses((status = 200, description = "The matrix", body = MappingView), Refused, Unwritten)
+)]
 pub(super) async fn patch(
     State(admin): State<Admin>,
     Params(params): Params<WriteParams>,

@@ -55,8 +55,12 @@ pub(super) struct Decisions {
 }
 
 /// Lists recent decisions, newest first. Prompts are never kept.
-#[utoipa::path(get, path = "/decisions", operation_id = "listDecisions", tag = "operation", params(DecisionParams),
-    responses((status = 200, body = Decisions), Refused))]
+#[utoipa::path(
+    get, path = "/decisions",
+    operation_id = "listDecisions", tag = "operation",
+    params(DecisionParams),
+    responses((status = 200, description = "The decisions", body = Decisions), Refused)
+)]
 pub(super) async fn decisions(
     State(admin): State<Admin>,
     Params(params): Params<DecisionParams>,
@@ -66,8 +70,12 @@ pub(super) async fn decisions(
 }
 
 /// Shows one decision, by the id of `x-guildhall-decision`.
-#[utoipa::path(get, path = "/decisions/{id}", operation_id = "getDecision", tag = "operation", params(("id" = String, Path)),
-    responses((status = 200, body = DecisionSchema), Refused, Named))]
+#[utoipa::path(
+    get, path = "/decisions/{id}",
+    operation_id = "getDecision", tag = "operation",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The decision", body = DecisionSchema), Refused, Named)
+)]
 pub(super) async fn decision(
     State(admin): State<Admin>,
     Name(id): Name,
@@ -93,8 +101,15 @@ pub(super) struct RouteQuestion {
 }
 
 /// Decides about a request and says why. Nothing is called and nothing is recorded.
-#[utoipa::path(post, path = "/route", operation_id = "explainRoute", tag = "operation", request_body = RouteQuestion,
-    responses((status = 200, body = ExplanationSchema), Refused))]
+#[utoipa::path(
+    post, path = "/route",
+    operation_id = "explainRoute", tag = "operation",
+    request_body = RouteQuestion,
+    responses(
+        (status = 200, description = "The decision and what it rests on", body = ExplanationSchema),
+        Refused
+    )
+)]
 pub(super) async fn explain(
     State(admin): State<Admin>,
     Body(mut fields): Body,
@@ -119,8 +134,11 @@ fn write_out(fields: &mut Map<String, Value>) -> Result<(), ApiError> {
 
 /// Shows the configuration in effect, defaults included, secrets as `***`. What was changed since through this
 /// API is not in it.
-#[utoipa::path(get, path = "/config", operation_id = "getConfig", tag = "operation",
-    responses((status = 200, body = Config), Refused))]
+#[utoipa::path(
+    get, path = "/config",
+    operation_id = "getConfig", tag = "operation",
+    responses((status = 200, description = "The configuration", body = Config), Refused)
+)]
 pub(super) async fn config(State(admin): State<Admin>) -> Json<Config> {
     Json(admin.app.config.clone())
 }
@@ -166,8 +184,12 @@ pub(super) struct AuditItem {
 }
 
 /// Lists changes, newest first.
-#[utoipa::path(get, path = "/audit", operation_id = "listAudit", tag = "operation", params(AuditParams),
-    responses((status = 200, body = Audit), Refused))]
+#[utoipa::path(
+    get, path = "/audit",
+    operation_id = "listAudit", tag = "operation",
+    params(AuditParams),
+    responses((status = 200, description = "The entries", body = Audit), Refused)
+)]
 pub(super) async fn audit(
     State(admin): State<Admin>,
     Params(params): Params<AuditParams>,

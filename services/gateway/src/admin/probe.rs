@@ -38,8 +38,12 @@ pub(super) struct Probe {
 
 /// Asks an expert for one token, as a request would, and tells how that went. An expert that charges for
 /// requests charges for this one.
-#[utoipa::path(post, path = "/experts/{id}/probe", operation_id = "probeExpert", tag = "experts", params(("id" = ExpertId, Path)),
-    responses((status = 200, body = Probe), Refused, Named))]
+#[utoipa::path(
+    post, path = "/experts/{id}/probe",
+    operation_id = "probeExpert", tag = "experts",
+    params(("id" = ExpertId, Path)),
+    responses((status = 200, description = "What came of it", body = Probe), Refused, Named)
+)]
 pub(super) async fn probe(State(admin): State<Admin>, Name(name): Name) -> Result<Json<Probe>, ApiError> {
     let view = admin.view();
     let expert = view.experts.get(&name).ok_or_else(|| missing("expert", &name, view.expert_ids()))?;

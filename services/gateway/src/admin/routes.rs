@@ -57,8 +57,12 @@ fn strip(fields: &mut Map<String, Value>) -> Option<String> {
 }
 
 /// Lists the routes by id.
-#[utoipa::path(get, path = "/routes", operation_id = "listRoutes", tag = "routing", params(PageParams),
-    responses((status = 200, body = Page<RouteView>), Refused))]
+#[utoipa::path(
+    get, path = "/routes",
+    operation_id = "listRoutes", tag = "routing",
+    params(PageParams),
+    responses((status = 200, description = "The routes", body = Page<RouteView>), Refused)
+)]
 pub(super) async fn list(
     State(admin): State<Admin>,
     Params(params): Params<PageParams>,
@@ -69,9 +73,17 @@ pub(super) async fn list(
 }
 
 /// Adds a route. Clients can name it as their `model` at once.
-#[utoipa::path(post, path = "/routes", operation_id = "createRoute", tag = "routing", params(WriteParams),
+#[utoipa::path(
+    post, path = "/routes",
+    operation_id = "createRoute", tag = "routing",
+    params(WriteParams),
     request_body = RouteSpec,
-    responses((status = 201, body = RouteView), (status = 200, body = RouteView, description = "Dry run"), Refused, Unwritten))]
+    responses(
+        (status = 201, description = "The route as it was made", body = RouteView),
+        (status = 200, description = "Dry run: the route that would be", body = RouteView),
+        Refused, Unwritten
+    )
+)]
 pub(super) async fn create(
     State(admin): State<Admin>,
     Params(params): Params<WriteParams>,
@@ -88,16 +100,24 @@ pub(super) async fn create(
 }
 
 /// Shows one route.
-#[utoipa::path(get, path = "/routes/{id}", operation_id = "getRoute", tag = "routing", params(("id" = ExpertId, Path)),
-    responses((status = 200, body = RouteView), Refused, Named))]
+#[utoipa::path(
+    get, path = "/routes/{id}",
+    operation_id = "getRoute", tag = "routing",
+    params(("id" = ExpertId, Path)),
+    responses((status = 200, description = "The route", body = RouteView), Refused, Named)
+)]
 pub(super) async fn get(State(admin): State<Admin>, Name(name): Name) -> Result<Tagged<RouteView>, ApiError> {
     shown(&admin.view().desired, &name)
 }
 
 /// Replaces a route.
-#[utoipa::path(put, path = "/routes/{id}", operation_id = "replaceRoute", tag = "routing",
-    params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams), request_body = RouteSpec,
-    responses((status = 200, body = RouteView), Refused, Named, Unwritten))]
+#[utoipa::path(
+    put, path = "/routes/{id}",
+    operation_id = "replaceRoute", tag = "routing",
+    params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
+    request_body = RouteSpec,
+    responses((status = 200, description = "The route", body = RouteView), Refused, Named, Unwritten)
+)]
 pub(super) async fn replace(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -110,10 +130,13 @@ pub(super) async fn replace(
 }
 
 /// Changes fields of a route by JSON merge patch (RFC 7396): null removes a field.
-#[utoipa::path(patch, path = "/routes/{id}", operation_id = "patchRoute", tag = "routing",
+#[utoipa::path(
+    patch, path = "/routes/{id}",
+    operation_id = "patchRoute", tag = "routing",
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
     request_body(content = Object, content_type = "application/merge-patch+json"),
-    responses((status = 200, body = RouteView), Refused, Named, Unwritten))]
+    responses((status = 200, description = "The route", body = RouteView), Refused, Named, Unwritten)
+)]
 pub(super) async fn patch(
     State(admin): State<Admin>,
     Name(name): Name,
@@ -159,9 +182,12 @@ async fn write(
 }
 
 /// Removes a route.
-#[utoipa::path(delete, path = "/routes/{id}", operation_id = "deleteRoute", tag = "routing",
+#[utoipa::path(
+    delete, path = "/routes/{id}",
+    operation_id = "deleteRoute", tag = "routing",
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
-    responses((status = 204, description = "Removed, or could be"), Refused, Named, Unwritten))]
+    responses((status = 204, description = "Removed, or could be"), Refused, Named, Unwritten)
+)]
 pub(super) async fn delete(
     State(admin): State<Admin>,
     Name(name): Name,

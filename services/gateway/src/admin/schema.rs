@@ -1,7 +1,7 @@
 //! What a decision looks like, for the `OpenAPI` document.
 //!
-//! A decision serialises itself by hand where its parts are shared or shown in short, so that its schema cannot be
-//! derived from it. The tests hold the two together.
+//! A decision serialises itself by hand where its parts are shared or shown in short, so that its schema
+//! cannot be derived from it. The tests hold the two together.
 
 use routing::{Basis, Candidate, ExpertId, Rejected};
 use utoipa::ToSchema;
