@@ -4,9 +4,13 @@
 //! prompt beyond [`EXACT_BYTES`] only its two ends are tokenised, which keeps the cost of long prompts at
 //! that of short ones; their token count is then an estimate, and says so.
 
+mod plain;
+
 use std::borrow::Cow;
 
 use tokenizers::Tokenizer;
+
+use plain::Plain;
 
 /// Longest text that is tokenised whole, whatever it is.
 const EXACT_BYTES: usize = 2 << 10;
@@ -38,6 +42,8 @@ pub struct Tokenized {
 /// Makes windows with one tokenizer.
 pub(crate) struct Windows {
     tokenizer: Tokenizer,
+    /// Reads plain words, where the tokenizer is of a kind that allows it.
+    plain: Option<Plain>,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
 }
@@ -124,7 +130,7 @@ impl Windows {
         };
         let (prefix, rest) = whole.split_at(at);
         let suffix = rest[plain.len()..].to_vec();
-        Ok(Self { prefix: prefix.to_vec(), suffix, tokenizer })
+        Ok(Self { prefix: prefix.to_vec(), suffix, plain: Plain::of(&tokenizer), tokenizer })
     }
 
     /// The largest id that the tokenizer can yield.
@@ -178,8 +184,17 @@ impl Windows {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| error.to_string())?;
-        Ok(encoding.get_ids().to_vec())
+        let general = |text: &str, ids: &mut Vec<u32>| {
+            let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| error.to_string())?;
+            ids.extend_from_slice(encoding.get_ids());
+            Ok(())
+        };
+        if let Some(plain) = &self.plain {
+            return plain.ids(text, general);
+        }
+        let mut ids = Vec::new();
+        general(text, &mut ids)?;
+        Ok(ids)
     }
 
     fn tokenized(&self, head: &[u32], tail: &[u32], total: usize, estimated: bool) -> Tokenized {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -54,10 +55,10 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
         head_patience: Duration::from_secs(30),
         drain,
     };
-    let data = crate::http::router(app.pipeline.clone());
+    let data = crate::http::DataPlane::new(app.pipeline.clone());
     let data = tokio::spawn(serve(listeners.data, data, config, stop_data.clone()));
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..config };
-    let admin = crate::admin::router(app.clone());
+    let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
     let admin = tokio::spawn(serve(listeners.admin, admin, admin_config, stop_admin.clone()));
     app.ready.set(true);
     let mut stopped = async || {

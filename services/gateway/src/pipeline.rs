@@ -88,7 +88,7 @@ impl Pipeline {
         let mut trace = route::Trace::default();
         match self.phases(operation, &context, body, &mut trace).await {
             Ok(response) => response,
-            Err(error) => self.refuse(&context, &trace, error),
+            Err(error) => self.refuse(&context, &mut trace, error),
         }
     }
 
@@ -104,7 +104,7 @@ impl Pipeline {
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
         let context = Context::new(parts.headers, self.ids.decision());
-        let trace = route::Trace::default();
+        let mut trace = route::Trace::default();
         let answered = match self.admit(&context, body).await {
             Ok(admitted) => work(admitted.body).await,
             Err(error) => Err(error),
@@ -116,7 +116,7 @@ impl Pipeline {
                 decision.overhead_us = micros(context.arrival.elapsed());
                 self.record(&context, &trace, Arc::new(decision), response)
             }
-            Err(error) => self.refuse(&context, &trace, error),
+            Err(error) => self.refuse(&context, &mut trace, error),
         }
     }
 
@@ -137,7 +137,7 @@ impl Pipeline {
     }
 
     /// The answer to a request that failed before an expert sent anything.
-    fn refuse(&self, context: &Context, trace: &route::Trace, error: ApiError) -> Response<Body> {
+    fn refuse(&self, context: &Context, trace: &mut route::Trace, error: ApiError) -> Response<Body> {
         use axum::response::IntoResponse;
         let mut decision = trace.decision(context);
         decision.status = error.status().as_u16();

@@ -1,13 +1,17 @@
-//! A listener that serves a router until it is told to stop, and then lets open requests finish.
+//! A listener that serves until it is told to stop, and then lets open requests finish.
 
 use std::io;
 use std::time::Duration;
 
-use axum::Router;
+use std::convert::Infallible;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +30,16 @@ pub struct ServerConfig {
 /// in, and returns when all are done or `drain` has passed.
 ///
 /// The result says whether every request was finished.
-pub async fn serve(
+pub async fn serve<S>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     config: ServerConfig,
     stop: CancellationToken,
-) -> bool {
+) -> bool
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -55,8 +63,7 @@ pub async fn serve(
             },
         };
         prepare(&socket);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection(TokioIo::new(socket), service).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
         let connection = graceful.watch(connection);
         // Tracked by `graceful`, which is awaited below.
         tokio::spawn(async move {

@@ -46,7 +46,8 @@ pub struct Decoded {
     pub stream_options: StreamOptions,
     /// Whether the last message is the result of a tool call.
     pub in_tool_loop: bool,
-    /// A digest of the conversation's first messages, which stays the same through a session; 0 without.
+    /// A digest of the conversation's first messages, which stays the same through a session; 0 where no
+    /// tools are in play.
     pub conversation: u64,
 }
 
@@ -277,6 +278,7 @@ impl<'a> Fields<'a> {
                 Some((raw, options.include_usage))
             }
         };
+        let offers_tools = [&self.tools, &self.functions].into_iter().flatten().any(|c| c.0 > 0);
         let mut text = String::new();
         let (mut images, mut in_tool_loop, mut conversation, mut bytes) = (false, false, 0, 0);
         match operation {
@@ -288,7 +290,10 @@ impl<'a> Fields<'a> {
                 images = messages.iter().any(|m| m.content.images);
                 bytes = messages.iter().map(|m| m.content.len()).sum();
                 in_tool_loop = messages.last().is_some_and(|m| matches!(&*m.role, "tool" | "function"));
-                conversation = conversation_digest(messages);
+                // Only tool loops are held together; other requests are spared the pass over their text.
+                if in_tool_loop || offers_tools {
+                    conversation = conversation_digest(messages);
+                }
                 routed_text(messages, &mut text);
             }
             Operation::Completions => {
@@ -305,7 +310,7 @@ impl<'a> Fields<'a> {
         let stream = self.stream.unwrap_or(false);
         let answer = self.max_completion_tokens.or(self.max_tokens).unwrap_or(0);
         let needs = Needs {
-            tools: [&self.tools, &self.functions].into_iter().flatten().any(|c| c.0 > 0),
+            tools: offers_tools,
             vision: images,
             json_schema: self.response_format.and_then(|f| f.r#type).is_some_and(|t| t != "text"),
             streaming: stream,

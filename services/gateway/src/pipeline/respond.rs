@@ -78,7 +78,6 @@ impl Pipeline {
             headers.insert(BUFFERING, HeaderValue::from_static("no"));
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
-        trace.model.clear();
         self.record(context, &trace, decision, response)
     }
 }
@@ -100,6 +99,8 @@ pub(super) fn value(text: String) -> HeaderValue {
 
 /// Says in headers what was decided.
 pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Trace, decision: &Decision) {
+    // One growth instead of three.
+    headers.reserve(16);
     headers.insert(REQUEST_ID, context.request_id.clone());
     headers.insert(DECISION, value(decision.id.to_string()));
     if let Some(route) = &trace.route {
@@ -114,25 +115,29 @@ pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Tr
     if let Some((_, confidence)) = features.and_then(routing::Features::top) {
         headers.insert(CONFIDENCE, value(format!("{confidence:.3}")));
     }
-    if let Some(expert) = &decision.expert {
-        headers.insert(EXPERT, value(expert.as_str().to_owned()));
+    if let Some(expert) = decision.expert.as_ref().and_then(|e| HeaderValue::from_str(e.as_str()).ok()) {
+        headers.insert(EXPERT, expert);
     }
     if let Some(path) = decision.path {
         headers.insert(PATH, HeaderValue::from_static(path.as_str()));
     }
     headers.insert(ATTEMPTS, HeaderValue::from(decision.attempts.len()));
     headers.insert(CACHE, HeaderValue::from_static("bypass"));
-    headers.insert(OVERHEAD, value(millis(decision.overhead_us)));
-    let (routed, waited) = (micros(trace.routing), micros(trace.waited));
-    headers.insert(
-        TIMING,
-        value(format!(
-            "route;dur={}, expert;dur={}, gateway;dur={}",
-            millis(routed),
-            millis(waited),
-            millis(decision.overhead_us)
-        )),
-    );
+    let mut text = String::with_capacity(64);
+    push_millis(&mut text, decision.overhead_us);
+    if let Ok(overhead) = HeaderValue::from_str(&text) {
+        headers.insert(OVERHEAD, overhead);
+    }
+    text.clear();
+    for (part, micros) in [
+        ("route;dur=", micros(trace.routing)),
+        (", expert;dur=", micros(trace.waited)),
+        (", gateway;dur=", decision.overhead_us),
+    ] {
+        text.push_str(part);
+        push_millis(&mut text, micros);
+    }
+    headers.insert(TIMING, value(text));
     if context.header("x-guildhall-debug") == Some("true") {
         put_debug_headers(headers, decision);
     }
@@ -161,7 +166,9 @@ fn put_debug_headers(headers: &mut HeaderMap, decision: &Decision) {
     headers.insert(ROUTER, value(router));
 }
 
-/// Microseconds as milliseconds with three places, without floating point.
-fn millis(micros: u64) -> String {
-    format!("{}.{:03}", micros / 1000, micros % 1000)
+/// Appends microseconds as milliseconds with three places, without floating point.
+fn push_millis(text: &mut String, micros: u64) {
+    use std::fmt::Write;
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{}.{:03}", micros / 1000, micros % 1000);
 }

@@ -54,18 +54,18 @@ pub struct Explanation {
 }
 
 impl Trace {
-    /// The record of what is known so far.
-    pub(super) fn decision(&self, context: &Context) -> Decision {
+    /// The record of what is known so far. Takes over what only the record needs.
+    pub(super) fn decision(&mut self, context: &Context) -> Decision {
         Decision {
             id: context.id,
             request_id: context.request_id.to_str().unwrap_or_default().to_owned(),
             time_ms: now_ms(),
-            model: self.model.clone(),
+            model: std::mem::take(&mut self.model),
             route: self.route.as_ref().map(|r| r.spec.id.clone()),
             policy: self.route.as_ref().map(|r| r.spec.policy.name()),
-            reading: self.reading.clone().unwrap_or(Reading::NotNeeded),
-            planned: self.planned.clone(),
-            attempts: self.attempts.clone(),
+            reading: self.reading.take().unwrap_or(Reading::NotNeeded),
+            planned: self.planned.take(),
+            attempts: std::mem::take(&mut self.attempts),
             expert: self.expert.clone(),
             path: self.path,
             status: 200,

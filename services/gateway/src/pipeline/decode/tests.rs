@@ -65,7 +65,7 @@ fn needs_are_read_off_the_body() {
 #[test]
 fn the_router_reads_the_last_user_turn_and_a_short_one_with_its_predecessor() {
     let talk = |last: &str| {
-        json!({"model": "auto", "messages": [
+        json!({"model": "auto", "tools": [{"type": "function"}], "messages": [
             {"role": "system", "content": "You are helpful."},
             {"role": "user", "content": "Write a sonnet about rivers"},
             {"role": "assistant", "content": "Shall I rhyme?"},

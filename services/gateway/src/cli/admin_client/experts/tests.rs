@@ -1,6 +1,7 @@
 //! The commands against a real listener with the admin API behind.
 
 use clap::Parser;
+use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ impl Running {
         let second = std::time::Duration::from_secs(1);
         let config = ServerConfig { max_header_bytes: 32 << 10, head_patience: second * 30, drain: second };
         let stop = CancellationToken::new();
-        let router = crate::admin::router(api.app.clone());
+        let router = TowerToHyperService::new(crate::admin::router(api.app.clone()));
         let server = tokio::spawn(serve(listener, router, config, stop.clone()));
         Self { url, stop, server, api }
     }
