@@ -138,12 +138,17 @@ pub(super) fn provenance(
         "allowed_licences": material.licences,
         "validation_rows": material.valid.len(),
         "settings": {
-            "lexical_penalty": options.lexical_penalty,
-            "embedding_penalty": options.embedding_penalty,
+            "lexical_penalty": plain(options.lexical_penalty),
+            "embedding_penalty": plain(options.embedding_penalty),
             "min_rows": options.min_rows,
-            "label_smoothing": options.label_smoothing,
+            "label_smoothing": plain(options.label_smoothing),
             "max_steps": options.max_steps,
             "steps": steps,
         },
     }))
+}
+
+/// A setting as it was written: widened, 3e-4 would become 0.0003000000142.
+fn plain(setting: f32) -> Value {
+    json!(setting.to_string().parse::<f64>().unwrap_or(f64::from(setting)))
 }
