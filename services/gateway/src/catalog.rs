@@ -21,6 +21,7 @@ use crate::problem::{Problem, nearest};
 
 mod desired;
 
+use desired::Owner;
 pub use desired::{Desired, Edit, Entry};
 
 /// Who owns an object, and so who may change it.
@@ -145,17 +146,19 @@ impl From<stores::StoreError> for ChangeError {
 
 /// The owner of [`View`].
 pub struct Catalog {
-    current: ArcSwap<View>,
+    current: Arc<ArcSwap<View>>,
     registry: Registry,
     store: Arc<EmbeddedStore>,
     categories: Vec<Category>,
     /// Serialises writers over validate, commit and publish. An async mutex because the commit is awaited
     /// under it; readers never touch it.
-    writer: tokio::sync::Mutex<()>,
+    writer: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Catalog {
-    /// Builds the first view from the configuration and the store.
+    /// Builds the first view from the configuration and the store. A stored object that no longer fits,
+    /// because the file or the router's categories have changed, is set aside with a warning: it stays
+    /// stored, and can be replaced or removed.
     ///
     /// # Errors
     /// [`ChangeError::Invalid`] when the configuration's experts, routes and categories do not fit together;
@@ -167,14 +170,20 @@ impl Catalog {
         registry: Registry,
         store: Arc<EmbeddedStore>,
     ) -> Result<Self, ChangeError> {
-        let desired = Desired::from_file_and_store(experts, routes, &store)?;
-        let problems = check(&desired, &categories);
-        if !problems.is_empty() {
-            return Err(ChangeError::Invalid(problems));
+        let mut desired = Desired::from_file_and_store(experts, routes, &store)?;
+        loop {
+            let found = check(&desired, &categories);
+            // Setting one object aside may leave another without what it names.
+            if !found.iter().any(|(owner, problem)| desired.set_aside(owner, problem)) {
+                if found.is_empty() {
+                    break;
+                }
+                return Err(invalid(found));
+            }
         }
         let view = publish(desired, &categories, &registry, 1)?;
-        let current = ArcSwap::from_pointee(view);
-        Ok(Self { current, registry, store, categories, writer: tokio::sync::Mutex::new(()) })
+        let current = Arc::new(ArcSwap::from_pointee(view));
+        Ok(Self { current, registry, store, categories, writer: Arc::default() })
     }
 
     /// The present state.
@@ -199,7 +208,7 @@ impl Catalog {
         now_ms: u64,
         dry_run: bool,
     ) -> Result<Arc<Desired>, ChangeError> {
-        let _turn = self.writer.lock().await;
+        let turn = self.writer.clone().lock_owned().await;
         let before = self.view();
         let mut desired = Desired::clone(&before.desired);
         let mut writes = Vec::with_capacity(edits.len());
@@ -208,24 +217,32 @@ impl Catalog {
             audit.push(edit.audit(actor, now_ms));
             writes.extend(desired.edit(edit)?);
         }
-        let problems = check(&desired, &self.categories);
-        if !problems.is_empty() {
-            return Err(ChangeError::Invalid(problems));
+        let found = check(&desired, &self.categories);
+        if !found.is_empty() {
+            return Err(invalid(found));
         }
         if dry_run {
             return Ok(Arc::new(desired));
         }
-        let store = self.store.clone();
-        let change = Change { writes, audit };
-        // The commit waits for the disk, and so may not run on a thread that serves sockets. It is not
-        // cancelled with the caller: the guard is held until the state on disk and in memory agree.
-        let committed = tokio::task::spawn_blocking(move || store.commit(&change));
-        committed.await.map_err(|e| ChangeError::Aborted(e.to_string()))??;
+        // All that can fail comes before the commit.
         let view = publish(desired, &self.categories, &self.registry, before.revision + 1)?;
-        let desired = view.desired.clone();
-        self.current.store(Arc::new(view));
-        Ok(desired)
+        let (store, current) = (self.store.clone(), self.current.clone());
+        let change = Change { writes, audit };
+        // The commit waits for the disk, and so may not run on a thread that serves sockets. It takes the
+        // turn along: a caller that leaves cannot come between the commit and what readers see.
+        let committed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            store.commit(&change)?;
+            let desired = view.desired.clone();
+            current.store(Arc::new(view));
+            Ok(desired)
+        });
+        committed.await.map_err(|e| ChangeError::Aborted(e.to_string()))?
     }
+}
+
+fn invalid(found: Vec<(Owner, Problem)>) -> ChangeError {
+    ChangeError::Invalid(found.into_iter().map(|(_, problem)| problem).collect())
 }
 
 /// Checks a configuration's experts and routes against each other, and against the router's categories
@@ -238,55 +255,65 @@ pub fn check_file(config: &crate::config::Config, categories: Option<&[String]>)
         }
         None => Vec::new(),
     };
-    let mut problems = check(&desired, &known);
+    let mut problems: Vec<Problem> =
+        check(&desired, &known).into_iter().map(|(_, problem)| problem).collect();
     if categories.is_none() {
         problems.retain(|p| !p.message.contains("no router model is loaded"));
     }
     problems
 }
 
-/// Whether the parts fit together: names, references and categories.
-fn check(desired: &Desired, categories: &[Category]) -> Vec<Problem> {
+/// Whether the parts fit together: names, references and categories. Each problem comes with the object
+/// that has it.
+fn check(desired: &Desired, categories: &[Category]) -> Vec<(Owner, Problem)> {
     let mut problems = Vec::new();
-    let names = || categories.iter().map(|c| c.name.as_str());
     for (id, entry) in &desired.experts {
+        let found = expert_problems(&entry.value, categories);
         let place = format!("experts.{id}");
-        problems
-            .extend(entry.value.validate().into_iter().map(|p| Problem::at(p.path, p.message).below(&place)));
-        for skill in entry.value.skills.keys() {
-            // Without a router model there are no categories to check against.
-            if !categories.is_empty() && !names().any(|n| n == skill) {
-                let hint = match nearest(skill, names()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("it knows {}", names().collect::<Vec<_>>().join(", ")),
-                };
-                let message = format!("the router has no category `{skill}`; {hint}");
-                problems.push(Problem::at(format!("{place}.skills.{skill}"), message));
-            }
-        }
+        problems.extend(found.into_iter().map(|p| (Owner::Expert(id.clone()), p.below(&place))));
     }
     for (id, entry) in &desired.routes {
+        let found = route_problems(&entry.value, desired, categories);
         let place = format!("routes.{id}");
-        problems.extend(entry.value.problems().into_iter().map(|p| p.below(&place)));
-        let reads = entry.value.policy.build().is_ok_and(|p| p.reads_features());
-        if reads && categories.is_empty() {
-            let message =
-                "looks at prompts, and no router model is loaded; set router.load: always and restart";
-            problems.push(Problem::at(format!("{place}.policy"), message));
+        problems.extend(found.into_iter().map(|p| (Owner::Route(id.clone()), p.below(&place))));
+    }
+    problems
+}
+
+fn expert_problems(expert: &ExpertSpec, categories: &[Category]) -> Vec<Problem> {
+    let names = || categories.iter().map(|c| c.name.as_str());
+    let mut problems: Vec<Problem> =
+        expert.validate().into_iter().map(|p| Problem::at(p.path, p.message)).collect();
+    for skill in expert.skills.keys() {
+        // Without a router model there are no categories to check against.
+        if !categories.is_empty() && !names().any(|n| n == skill) {
+            let hint = match nearest(skill, names()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("it knows {}", names().collect::<Vec<_>>().join(", ")),
+            };
+            let message = format!("the router has no category `{skill}`; {hint}");
+            problems.push(Problem::at(format!("skills.{skill}"), message));
         }
-        if desired.experts.contains_key(id) {
-            let message = "is the name of an expert as well; a model name must mean one thing";
-            problems.push(Problem::at(format!("{place}.id"), message));
-        }
-        for (field, expert) in named_by(&entry.value) {
-            if !desired.experts.contains_key(&expert) {
-                let hint = nearest(expert.as_str(), desired.experts.keys().map(ExpertId::as_str))
-                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                problems.push(Problem::at(
-                    format!("{place}.{field}"),
-                    format!("there is no expert `{expert}`{hint}"),
-                ));
-            }
+    }
+    problems
+}
+
+fn route_problems(route: &RouteSpec, desired: &Desired, categories: &[Category]) -> Vec<Problem> {
+    let mut problems = route.problems();
+    let reads = route.policy.build().is_ok_and(|p| p.reads_features());
+    if reads && categories.is_empty() {
+        let message = "looks at prompts, and no router model is loaded; set router.load: always and restart";
+        problems.push(Problem::at("policy", message));
+    }
+    if desired.experts.contains_key(&route.id) {
+        let message = "is the name of an expert as well; a model name must mean one thing";
+        problems.push(Problem::at("id", message));
+    }
+    for (field, expert) in named_by(route) {
+        if !desired.experts.contains_key(&expert) {
+            let hint = nearest(expert.as_str(), desired.experts.keys().map(ExpertId::as_str))
+                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            problems.push(Problem::at(field, format!("there is no expert `{expert}`{hint}")));
         }
     }
     problems

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use experts::ExpertSpec;
 use routing::ExpertId;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stores::{AuditEntry, EmbeddedStore, Kind, Write};
 
 use super::{ChangeError, Origin, named_by};
 use crate::config::RouteSpec;
+use crate::problem::Problem;
 
 /// An object with its owner.
 #[derive(Clone, Debug)]
@@ -57,6 +59,14 @@ pub enum Edit {
     DescribeCategory(String, String),
 }
 
+/// Who has a problem.
+pub(super) enum Owner {
+    /// An expert.
+    Expert(ExpertId),
+    /// A route.
+    Route(ExpertId),
+}
+
 /// The stored form of [`Desired::drained`] and of a category's description.
 #[derive(Serialize, Deserialize)]
 struct Drained {
@@ -81,12 +91,10 @@ impl Desired {
         store: &EmbeddedStore,
     ) -> Result<Self, ChangeError> {
         let mut desired = Self::default();
-        for document in store.load_all(Kind::Expert)? {
-            let value: ExpertSpec = document.parse()?;
+        for value in stored::<ExpertSpec>(store, Kind::Expert)? {
             desired.experts.insert(value.id.clone(), Entry { value, origin: Origin::Admin });
         }
-        for document in store.load_all(Kind::Route)? {
-            let value: RouteSpec = document.parse()?;
+        for value in stored::<RouteSpec>(store, Kind::Route)? {
             desired.routes.insert(value.id.clone(), Entry { value, origin: Origin::Admin });
         }
         for document in store.load_all(Kind::Category)? {
@@ -112,6 +120,27 @@ impl Desired {
             if self.routes.insert(id.clone(), Entry { value, origin: Origin::File }).is_some() {
                 shadowed("route", &id);
             }
+        }
+    }
+
+    /// Takes a stored object out of use; it stays stored. The file's objects stay, and so does their problem.
+    pub(super) fn set_aside(&mut self, owner: &Owner, problem: &Problem) -> bool {
+        let (kind, id, stored) = match owner {
+            Owner::Expert(id) => ("expert", id, self.experts.get(id).map(|e| e.origin)),
+            Owner::Route(id) => ("route", id, self.routes.get(id).map(|r| r.origin)),
+        };
+        if stored != Some(Origin::Admin) {
+            return false;
+        }
+        tracing::warn!(
+            object.kind = kind,
+            object.id = %id,
+            %problem,
+            "a registered object no longer fits and is not used; register it anew"
+        );
+        match owner {
+            Owner::Expert(id) => self.experts.remove(id).is_some(),
+            Owner::Route(id) => self.routes.remove(id).is_some(),
         }
     }
 
@@ -254,6 +283,21 @@ fn owned(
     } else {
         Err(ChangeError::Stale { kind, id: id.to_string(), actual })
     }
+}
+
+/// The stored objects of a kind. One that another version wrote in a form that is not understood is passed
+/// over with a warning.
+fn stored<T: DeserializeOwned>(store: &EmbeddedStore, kind: Kind) -> Result<Vec<T>, ChangeError> {
+    let mut objects = Vec::new();
+    for document in store.load_all(kind)? {
+        match document.parse() {
+            Ok(object) => objects.push(object),
+            Err(error) => {
+                tracing::warn!(%error, "a registered object cannot be read and is not used; register it anew");
+            }
+        }
+    }
+    Ok(objects)
 }
 
 fn shadowed(kind: &str, id: &ExpertId) {

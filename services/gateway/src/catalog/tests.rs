@@ -138,3 +138,25 @@ fn references_to_nothing_are_named() {
         assert!(error.contains(part), "{part}: {error}");
     }
 }
+
+#[tokio::test]
+async fn a_registered_object_that_no_longer_fits_is_set_aside_and_the_start_goes_on() {
+    let store = store();
+    let catalog = open(&store);
+    let mut skilled = constant("skilled");
+    skilled.skills = [("math".to_owned(), 0.5)].into();
+    let edits = vec![
+        Edit::CreateExpert(Box::new(skilled)),
+        Edit::CreateRoute(route("{id: mine, policy: {kind: static, order: [{expert: skilled}]}}")),
+        Edit::CreateExpert(Box::new(constant("fine"))),
+    ];
+    catalog.apply(edits, "test", 0, false).await.unwrap();
+    let registry = Registry::new(Client::new(&ClientConfig::default()).unwrap());
+    let fewer = vec![Category { name: "code".into(), description: String::new() }];
+    let reopened =
+        Catalog::open(vec![constant("filed")], vec![auto()], fewer, registry, store.clone()).unwrap();
+    assert_eq!(ids(&reopened.view()), ["filed", "fine"]);
+    assert_eq!(reopened.view().routes.len(), 1);
+    // It is still stored, and serves again once it fits.
+    assert_eq!(ids(&open(&store).view()), ["filed", "fine", "skilled"]);
+}
