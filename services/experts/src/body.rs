@@ -57,8 +57,8 @@ pub(crate) struct Live {
     filter: Filter,
     idle: Duration,
     end: Instant,
-    /// When the last piece came.
-    last: Instant,
+    /// Since when the next piece is waited for. A client that takes its time is not the upstream's fault.
+    waiting: Option<Instant>,
 }
 
 /// Pieces that are made here, with pauses.
@@ -78,7 +78,7 @@ enum Stop {
 
 impl Live {
     pub(crate) fn new(exchange: Exchange, filter: Filter, idle: Duration, end: Instant) -> Self {
-        Self { exchange, filter, idle, end, last: Instant::now() }
+        Self { exchange, filter, idle, end, waiting: None }
     }
 
     /// Takes what has arrived; `Some` when the body has stopped.
@@ -99,7 +99,7 @@ impl Live {
     fn take(&mut self, piece: Option<Result<Bytes, hyper::Error>>, out: &mut Output) -> Option<Stop> {
         match piece {
             Some(Ok(bytes)) => {
-                self.last = Instant::now();
+                self.waiting = None;
                 self.filter.push(bytes, out);
                 None
             }
@@ -116,7 +116,7 @@ impl Live {
                 return Poll::Ready(stop);
             }
             let Poll::Ready(piece) = self.exchange.poll(cx) else {
-                let idle = self.last + self.idle;
+                let idle = *self.waiting.get_or_insert_with(Instant::now) + self.idle;
                 ready!(self.exchange.poll_deadline(idle.min(self.end), cx));
                 let phase = if self.end <= idle { Phase::Total } else { Phase::Idle };
                 return Poll::Ready(Some(Stop::Late(phase)));

@@ -168,6 +168,28 @@ async fn a_stream_that_stalls_ends_with_an_error() {
     assert_eq!(start.elapsed().as_secs(), 30, "the whole answer has a limit as well");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_is_not_the_upstreams_fault() {
+    let go = Arc::new(Notify::new());
+    let wait = go.clone();
+    let upstream = Upstream::start(move |mut connection, _| {
+        let wait = wait.clone();
+        async move {
+            connection.request().await;
+            connection.write(format!("{STREAM}{}", chunk(FIRST))).await;
+            wait.notified().await;
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            connection.write(format!("{}{END}", chunk(DONE))).await;
+        }
+    })
+    .await;
+    let mut body = ask(&expert(&upstream), STREAMED).await.unwrap().body;
+    assert_eq!(piece(&mut body).await.as_deref(), Some(FIRST));
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    go.notify_one();
+    assert_eq!(text(body).await, DONE);
+}
+
 #[tokio::test]
 async fn a_plain_answer_that_breaks_off_breaks_the_connection() {
     let upstream = Upstream::start(|mut connection, _| async move {
