@@ -43,7 +43,7 @@ const IMPURE: &[&str] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["gateway"]),
     ("clap", &["gateway", "loadtest", "mock-expert"]),
-    ("hyper-rustls", &["experts"]),
+    ("tokio-rustls", &["experts"]),
     ("ort", &["encoder"]),
     ("redb", &["stores"]),
     ("rustls", &["experts"]),

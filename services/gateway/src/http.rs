@@ -1,6 +1,7 @@
 //! The data plane's edge: its routes, in one table.
 
 mod embeddings;
+mod inline;
 mod models;
 pub mod server;
 

@@ -15,6 +15,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::inline::Inline;
+
 /// How a listener treats its connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerConfig {
@@ -66,11 +68,11 @@ where
         let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
         let connection = graceful.watch(connection);
         // Tracked by `graceful`, which is awaited below.
-        tokio::spawn(async move {
+        tokio::spawn(Inline::new(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended with an error");
             }
-        });
+        }));
     }
     drop(listener);
     tokio::time::timeout(config.drain, graceful.shutdown()).await.is_ok()

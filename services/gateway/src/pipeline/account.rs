@@ -126,7 +126,11 @@ impl Body for Accounted {
 impl Drop for Accounted {
     fn drop(&mut self) {
         // A server that knows the length drops the body after its last byte without asking for the end.
-        let end = if self.is_end_stream() { End::Complete } else { End::ClientLeft };
-        self.end(end);
+        let cut = matches!(&self.body, Source::Reply(body) if body.was_cut());
+        self.end(match self.is_end_stream() {
+            _ if cut => End::Cut,
+            true => End::Complete,
+            false => End::ClientLeft,
+        });
     }
 }
