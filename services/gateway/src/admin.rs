@@ -1,7 +1,7 @@
 //! The admin plane: probes and metrics for everyone, `/admin/v1` for holders of the token.
 //!
 //! The API is described by its handlers: [`openapi`] collects what they say of themselves. Reads show one
-//! immutable view of the catalogue; writes go through [`change`], one at a time, and are durable and live before
+//! immutable view of the catalogue; writes go through `change`, one at a time, and are durable and live before
 //! they are answered.
 
 mod auth;

@@ -4,13 +4,13 @@
 //! admit -> decode -> encode -> route -> call -> stream -> account
 //! ```
 //!
-//! - `admit`: a place among the requests in progress, a bounded body ([`admit`])
-//! - `decode`: what the body asks for ([`decode`])
-//! - `encode`: what the router reads in the prompt, within its deadline ([`route`])
-//! - `route`: the policy's plan ([`route`])
-//! - `call`: the plan's candidates in order, until one has sent its head ([`call`])
-//! - `stream`: the expert's bytes as they are ([`respond`])
-//! - `account`: usage, metrics and the record's outcome, when the last byte is through ([`account`])
+//! - `admit`: a place among the requests in progress, a bounded body (`admit.rs`)
+//! - `decode`: what the body asks for (`decode.rs`)
+//! - `encode`: what the router reads in the prompt, within its deadline (`route.rs`)
+//! - `route`: the policy's plan (`route.rs`)
+//! - `call`: the plan's candidates in order, until one has sent its head (`call.rs`)
+//! - `stream`: the expert's bytes as they are (`respond.rs`)
+//! - `account`: usage, metrics and the record's outcome, when the last byte is through (`account.rs`)
 //!
 //! A phase that fails gives an [`ApiError`], which says whose fault it is and what the client is told.
 //! Dropping the request at any point, because the client left, drops everything that was done for it.

@@ -175,20 +175,29 @@ fn render(found: &[Found]) -> String {
         text.push_str("    capabilities: {tools: true, vision: true, json_schema: true}\n");
         ids.push(id);
     }
-    let first = quoted(ids.first().map_or("", String::as_str));
+    // Whatever the router is unsure about goes to a model that is no specialist, where there is one.
+    let general = found.iter().position(|f| !is_coder(&f.model) && !is_mathematician(&f.model));
+    let general = quoted(ids.get(general.unwrap_or(0)).map_or("", String::as_str));
     let _ = write!(
         text,
         "routes:\n  - id: auto\n    description: The expert that suits the prompt\n    policy:\n      kind: coe\n      \
-         uncertain: {{threshold: 0.6, robust: {first}}}\n    default: {first}\n"
+         uncertain: {{threshold: 0.6, robust: {general}}}\n    default: {general}\n"
     );
     text
 }
 
+fn is_coder(model: &str) -> bool {
+    let name = model.to_lowercase();
+    ["code", "devstral"].iter().any(|w| name.contains(w))
+}
+
+fn is_mathematician(model: &str) -> bool {
+    model.to_lowercase().contains("math")
+}
+
 /// A first guess of a model's skills from its name.
 fn skills(model: &str) -> Vec<(&'static str, f32)> {
-    let name = model.to_lowercase();
-    let coder = ["code", "coder", "starcoder", "devstral"].iter().any(|w| name.contains(w));
-    let maths = name.contains("math");
+    let (coder, maths) = (is_coder(model), is_mathematician(model));
     let categories = [
         "assistant_actions",
         "chitchat",
@@ -265,5 +274,6 @@ mod tests {
         let ids: Vec<&str> = config.experts.iter().map(|e| e.id.as_str()).collect();
         assert_eq!(ids, ["qwen2.5-coder:7b", "ollama-model", "vllm/qwen2.5-coder:7b", "gpt-4o"]);
         assert!(config.experts[0].skills["coding"] > config.experts[0].skills["legal"]);
+        assert_eq!(config.routes[0].default.as_ref().unwrap().as_str(), "ollama-model");
     }
 }
