@@ -162,24 +162,37 @@ async fn a_stream_that_breaks_ends_with_an_error_event() {
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_upstream_call() {
-    let mock = mock().await;
-    mock.script(vec![mock_expert::Step::always("stall-mid".parse().unwrap())]);
-    let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
-    let gateway = Gateway::start(&config).unwrap();
-    let mut body = ask("auto", "stream please");
-    body["stream"] = true.into();
-    let client = Client::default();
-    let response = client.open("POST", &gateway.v1("chat/completions"), &[], body.to_string()).await.unwrap();
-    assert_eq!(mock.stats().in_flight, 1);
-    drop(response);
-    drop(client);
-    for _ in 0..500 {
-        if mock.stats().cancelled == 1 {
+    // Before the answer's head, and in the middle of a stream.
+    for fault in ["stall", "stall-mid"] {
+        let mock = mock().await;
+        mock.script(vec![mock_expert::Step::always(fault.parse().unwrap())]);
+        let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
+        let gateway = Gateway::start(&config).unwrap();
+        let mut body = ask("auto", "stream please");
+        body["stream"] = true.into();
+        let url = gateway.v1("chat/completions");
+        let client = tokio::spawn(async move {
+            let client = Client::default();
+            let answer = client.open("POST", &url, &[], body.to_string()).await;
+            // Holds the connection open until it is told to leave.
+            std::future::pending::<()>().await;
+            drop((client, answer));
+        });
+        until("the call arrives", || mock.stats().in_flight == 1).await;
+        client.abort();
+        until("the call ends", || mock.stats().cancelled == 1).await;
+    }
+}
+
+/// Waits, in small steps, for something that another process does.
+async fn until(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if done() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    panic!("the upstream call goes on: {:?}", mock.stats());
+    panic!("not within five seconds: {what}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "a helper that fails is a test that fails; clippy only exempts the test functions themselves"
 )]
 

@@ -170,3 +170,29 @@ async fn nine_of_ten_test_prompts_reach_the_expert_of_their_label() {
     );
     assert!(accuracy >= 0.90, "{accuracy}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_router_lets_the_default_expert_answer_and_says_so() {
+    let mock = mock().await;
+    let experts =
+        [llm("coder", &mock.url(), "skills: {coding: 1.0}"), llm("spare", &mock.url(), "")].concat();
+    // A forward pass over the whole window takes tens of milliseconds on a processor.
+    let config = format!(
+        "router: {{bundle: '{}', deadline_ms: 1}}\nexperts:\n{experts}routes:\n  - {{id: auto, policy: {{kind: coe}}, default: spare}}\n  - {{id: strict, policy: {{kind: coe}}}}\n",
+        repository().join("router-models/default").display()
+    );
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let prompt = "Write a Python function that reverses a linked list. ".repeat(40);
+    let answer = client.post(&gateway.v1("chat/completions"), &ask("auto", &prompt)).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(
+        (answer.header("x-guildhall-expert"), answer.header("x-guildhall-path")),
+        ("spare", "fallback")
+    );
+    let refused = client.post(&gateway.v1("chat/completions"), &ask("strict", &prompt)).await.unwrap();
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (503, Some("router_not_ready")));
+    assert_eq!(refused.header("retry-after"), "1");
+    let metrics = client.get(&format!("{}/metrics", gateway.admin)).await.unwrap().text();
+    assert!(metrics.contains("guildhall_router_failures_total 2"), "{metrics}");
+}
