@@ -143,6 +143,21 @@ async fn the_next_candidate_answers_for_one_that_is_gone_or_busy() {
 }
 
 #[tokio::test]
+async fn the_default_expert_answers_when_three_candidates_did_not() {
+    let (good, busy) = (mock().await, mock().await);
+    busy.script(vec![mock_expert::Step::always("status:503".parse().unwrap())]);
+    let names = ["b1", "b2", "b3", "b4"];
+    let experts: String = names.iter().map(|n| llm(n, &busy.url(), "")).collect();
+    let routes = fixed(&names).replace("}]}", "}]}, default: spare");
+    let config = format!("experts:\n{experts}{}{routes}", llm("spare", &good.url(), ""));
+    let gateway = Gateway::start(&config).unwrap();
+    let answer = Client::default().post(&gateway.v1("chat/completions"), &ask("auto", "hi")).await.unwrap();
+    assert_eq!((answer.status, answer.header("x-guildhall-expert")), (200, "spare"), "{}", answer.text());
+    assert_eq!((answer.header("x-guildhall-attempts"), answer.header("x-guildhall-path")), ("4", "fallback"));
+    assert_eq!(busy.stats().requests, 3);
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_ends_with_an_error_event() {
     let mock = mock().await;
     let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));

@@ -17,9 +17,6 @@ use crate::decision::{Attempt, Path, Planned};
 use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{Name, OfExpert};
 
-/// Experts tried for one request at most.
-const MAX_ATTEMPTS: usize = 3;
-
 /// An expert's answer, up to its head.
 pub(super) struct Answer {
     pub(super) expert: Arc<Expert>,
@@ -44,7 +41,6 @@ impl Pipeline {
         let plan = planned.as_deref().map(|p| &p.plan);
         let mut order = candidates(target, plan);
         order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
-        order.truncate(MAX_ATTEMPTS);
         if order.is_empty() {
             return Err(nobody(view, target, plan, request, trace));
         }

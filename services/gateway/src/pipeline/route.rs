@@ -201,13 +201,16 @@ pub(super) struct Try {
     pub(super) fallback: bool,
 }
 
-/// The order of tries: the expert that the client named, or the plan's candidates and then the route's
-/// default.
+/// Candidates of a plan that are tried for one request at most; the route's default comes after them.
+const MAX_PLANNED: usize = 3;
+
+/// The order of tries: the expert that the client named, or the plan's first candidates and then the route's
+/// default, if it is not among them.
 pub(super) fn candidates(target: &Target, plan: Option<&Plan>) -> Vec<Try> {
     match target {
         Target::Expert(expert) => vec![Try { expert: expert.clone(), fallback: false }],
         Target::Route(route) => {
-            let planned = plan.into_iter().flat_map(|p| &p.candidates);
+            let planned = plan.into_iter().flat_map(|p| &p.candidates).take(MAX_PLANNED);
             let mut order: Vec<Try> =
                 planned.map(|c| Try { expert: c.expert.clone(), fallback: false }).collect();
             if let Some(default) = &route.spec.default
