@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let demo = args.config.config.is_none();
     let app = App::build(config, &world)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let listeners = Listeners::bind(app.config.data.listen, app.config.admin.listen)
             .await
@@ -40,6 +40,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         run_lifecycle(Arc::new(app), listeners).await?;
         Ok(())
     })
+}
+
+/// One thread for each core that this process may use. With one core there is nobody to share work with, and
+/// the scheduler that does not try is the cheaper one.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = match cores {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
 }
 
 /// Says what was started, where, and how to try it. Only here is a new admin token ever shown.
