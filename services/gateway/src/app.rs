@@ -18,6 +18,7 @@ use crate::decision::DecisionLog;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
+use crate::reload::Current;
 use crate::session::Sessions;
 
 /// Conversations whose expert is remembered.
@@ -47,8 +48,8 @@ pub enum StartError {
 pub struct App {
     /// The data plane.
     pub pipeline: Arc<Pipeline>,
-    /// What it was configured with.
-    pub config: Config,
+    /// What it is configured with.
+    pub current: Current,
     /// All metrics.
     pub metrics: Arc<MetricsRegistry>,
     /// The admin API's token.
@@ -101,9 +102,8 @@ impl App {
         let categories = encoder.as_ref().map(categories).unwrap_or_default();
         let client = Client::new(&config.upstream).map_err(|e| StartError::Upstream(e.to_string()))?;
         let registry = Registry::new(client);
-        let catalog =
-            Catalog::open(config.experts.clone(), config.routes.clone(), categories, registry, store.clone())
-                .map_err(StartError::Config)?;
+        let catalog = Catalog::open(config.declared(), categories, registry, store.clone())
+            .map_err(StartError::Config)?;
         let (token, new_token) = admin_token(&config, &store, world.token_bytes)?;
         let pipeline = Pipeline {
             catalog: Arc::new(catalog),
@@ -118,7 +118,7 @@ impl App {
         };
         Ok(Self {
             pipeline: Arc::new(pipeline),
-            config,
+            current: Current::new(config),
             metrics: Arc::new(metrics),
             token,
             new_token,

@@ -22,7 +22,7 @@ use crate::problem::{Problem, nearest};
 mod desired;
 
 use desired::Owner;
-pub use desired::{Desired, Edit, Entry};
+pub use desired::{Declared, Desired, Edit, Entry};
 
 /// Who owns an object, and so who may change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -108,9 +108,7 @@ pub enum ChangeError {
         actual: String,
     },
     /// The configuration file owns it.
-    #[error(
-        "{kind} `{id}` is defined in the configuration file and read-only here; change the file and restart"
-    )]
+    #[error("{kind} `{id}` is defined in the configuration file and read-only here; change it there")]
     ReadOnly {
         /// What kind of object.
         kind: &'static str,
@@ -147,7 +145,7 @@ impl From<stores::StoreError> for ChangeError {
 /// The owner of [`View`].
 pub struct Catalog {
     current: Arc<ArcSwap<View>>,
-    registry: Registry,
+    registry: Arc<Registry>,
     store: Arc<EmbeddedStore>,
     categories: Vec<Category>,
     /// Serialises writers over validate, commit and publish. An async mutex because the commit is awaited
@@ -164,25 +162,15 @@ impl Catalog {
     /// [`ChangeError::Invalid`] when the configuration's experts, routes and categories do not fit together;
     /// [`ChangeError::Store`] when the store cannot be read.
     pub fn open(
-        experts: Vec<ExpertSpec>,
-        routes: Vec<RouteSpec>,
+        declared: Declared,
         categories: Vec<Category>,
         registry: Registry,
         store: Arc<EmbeddedStore>,
     ) -> Result<Self, ChangeError> {
-        let mut desired = Desired::from_file_and_store(experts, routes, &store)?;
-        loop {
-            let found = check(&desired, &categories);
-            // Setting one object aside may leave another without what it names.
-            if !found.iter().any(|(owner, problem)| desired.set_aside(owner, problem)) {
-                if found.is_empty() {
-                    break;
-                }
-                return Err(invalid(found));
-            }
-        }
+        let desired = gather(declared, &store, &categories)?;
         let view = publish(desired, &categories, &registry, 1)?;
         let current = Arc::new(ArcSwap::from_pointee(view));
+        let registry = Arc::new(registry);
         Ok(Self { current, registry, store, categories, writer: Arc::default() })
     }
 
@@ -194,6 +182,28 @@ impl Catalog {
     /// The store, for what else is kept there.
     pub fn store(&self) -> &Arc<EmbeddedStore> {
         &self.store
+    }
+
+    /// Takes over what the configuration file declares now; what the store keeps stays, and one of its
+    /// objects that no longer fits is set aside as at the start. The same declaration changes nothing.
+    ///
+    /// # Errors
+    /// [`ChangeError::Invalid`] when the file's objects do not fit together or with each other's names; the
+    /// present state stays then.
+    pub async fn redeclare(&self, declared: Declared) -> Result<Arc<View>, ChangeError> {
+        let turn = self.writer.clone().lock_owned().await;
+        let (store, current) = (self.store.clone(), self.current.clone());
+        let (registry, categories) = (self.registry.clone(), self.categories.clone());
+        // Reads the store from disk. Takes the turn along, as a write does.
+        let published = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let before = current.load();
+            let desired = gather(declared, &store, &categories)?;
+            let view = Arc::new(publish(desired, &categories, &registry, before.revision + 1)?);
+            current.store(view.clone());
+            Ok(view)
+        });
+        published.await.map_err(|e| ChangeError::Aborted(e.to_string()))?
     }
 
     /// Applies edits as one change: all of them or none. `now_ms` is the time for the audit log. With
@@ -241,6 +251,22 @@ impl Catalog {
     }
 }
 
+/// The wanted state of file and store, without the stored objects that do not fit.
+fn gather(
+    declared: Declared,
+    store: &EmbeddedStore,
+    categories: &[Category],
+) -> Result<Desired, ChangeError> {
+    let mut desired = Desired::from_file_and_store(declared, store)?;
+    loop {
+        let found = check(&desired, categories);
+        // Setting one object aside may leave another without what it names.
+        if !found.iter().any(|(owner, problem)| desired.set_aside(owner, problem)) {
+            return if found.is_empty() { Ok(desired) } else { Err(invalid(found)) };
+        }
+    }
+}
+
 fn invalid(found: Vec<(Owner, Problem)>) -> ChangeError {
     ChangeError::Invalid(found.into_iter().map(|(_, problem)| problem).collect())
 }
@@ -248,7 +274,7 @@ fn invalid(found: Vec<(Owner, Problem)>) -> ChangeError {
 /// Checks a configuration's experts and routes against each other, and against the router's categories
 /// where those are known.
 pub fn check_file(config: &crate::config::Config, categories: Option<&[String]>) -> Vec<Problem> {
-    let desired = Desired::from_file(config.experts.clone(), config.routes.clone());
+    let desired = Desired::from_file(config.declared());
     let known: Vec<Category> = match categories {
         Some(names) => {
             names.iter().map(|n| Category { name: n.clone(), description: String::new() }).collect()

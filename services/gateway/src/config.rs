@@ -13,7 +13,7 @@ mod telemetry;
 
 pub use admin::AdminConfig;
 pub use data::DataConfig;
-pub use load::{ConfigError, load, parse, yaml};
+pub use load::{ConfigError, Loaded, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
@@ -23,10 +23,11 @@ use routing::{ExpertId, PolicyConfig};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::catalog::Declared;
 use crate::problem::Problem;
 
 /// The whole configuration.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The listener for chat traffic.
@@ -86,6 +87,30 @@ impl Config {
     /// experts that say what they are.
     pub fn demo() -> Self {
         load::parse(include_str!("config/demo.yaml"), &|_| None).unwrap_or_default()
+    }
+
+    /// The objects that can change while the gateway runs.
+    pub fn declared(&self) -> Declared {
+        Declared { experts: self.experts.clone(), routes: self.routes.clone() }
+    }
+
+    /// Takes over another configuration's objects of [`Config::declared`].
+    pub fn take_declared(&mut self, other: Self) {
+        self.experts = other.experts;
+        self.routes = other.routes;
+    }
+
+    /// The sections that differ from another configuration's and are read at the start only.
+    pub fn need_restart(&self, other: &Self) -> Vec<&'static str> {
+        let sections = [
+            ("data", self.data == other.data),
+            ("admin", self.admin == other.admin),
+            ("router", self.router == other.router),
+            ("upstream", self.upstream == other.upstream),
+            ("store", self.store == other.store),
+            ("telemetry", self.telemetry == other.telemetry),
+        ];
+        sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
     }
 
     /// What can be checked without the router bundle and the store.

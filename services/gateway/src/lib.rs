@@ -17,5 +17,6 @@ mod lifecycle;
 mod metrics;
 pub mod pipeline;
 pub mod problem;
+mod reload;
 mod session;
 mod telemetry;

@@ -61,6 +61,13 @@ pub struct OfCategory {
     pub category: String,
 }
 
+/// What became of a change of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reloaded {
+    /// `applied` or `refused`.
+    pub result: &'static str,
+}
+
 /// Handles to all metrics of the data plane.
 #[derive(Clone)]
 pub struct Metrics {
@@ -86,6 +93,10 @@ pub struct Metrics {
     pub categories: Family<OfCategory, Counter>,
     /// Requests for which the router was late or broken.
     pub router_failures: Counter,
+    /// Changes of the configuration file by what became of them.
+    pub reloads: Family<Reloaded, Counter>,
+    /// 1 while the configuration file as it is now is in use, 0 while an earlier state of it is.
+    pub config_current: Gauge,
 }
 
 /// Bounds of the histograms, in seconds.
@@ -107,7 +118,10 @@ impl Metrics {
             completion_tokens: Family::default(),
             categories: Family::default(),
             router_failures: Counter::default(),
+            reloads: Family::default(),
+            config_current: Gauge::default(),
         };
+        metrics.config_current.set(1);
         let m = metrics.clone();
         let r = registry.sub_registry_with_prefix("guildhall");
         r.register("requests", "Requests by route, expert, path and status", m.requests);
@@ -128,7 +142,18 @@ impl Metrics {
         r.register("completion_tokens", "Tokens of answers as experts count them", m.completion_tokens);
         r.register("categories", "Prompts by the category that the router read", m.categories);
         r.register("router_failures", "Requests for which the router was late or broken", m.router_failures);
+        let help = "Changes of the configuration file by what became of them";
+        r.register("config_reloads", help, m.reloads);
+        let help = "Whether the configuration file as it is now is in use";
+        r.register("config_current", help, m.config_current);
         metrics
+    }
+
+    /// Counts a change of the configuration file.
+    pub fn reloaded(&self, applied: bool) {
+        let result = if applied { "applied" } else { "refused" };
+        self.reloads.get_or_create(&Reloaded { result }).inc();
+        self.config_current.set(i64::from(applied));
     }
 
     /// Counts the end of an answer's body.

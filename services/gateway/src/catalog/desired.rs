@@ -75,19 +75,27 @@ struct Drained {
 
 const DRAINED: &str = "drained";
 
+/// What the configuration file declares of the objects that can change while the gateway runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Declared {
+    /// The experts.
+    pub experts: Vec<ExpertSpec>,
+    /// The routes.
+    pub routes: Vec<RouteSpec>,
+}
+
 impl Desired {
     /// The file's objects alone.
-    pub(super) fn from_file(experts: Vec<ExpertSpec>, routes: Vec<RouteSpec>) -> Self {
+    pub(super) fn from_file(declared: Declared) -> Self {
         let mut desired = Self::default();
-        desired.add_file(experts, routes);
+        desired.add_file(declared);
         desired
     }
 
     /// The file's objects and those that the store keeps. Where both name one, the file's wins and the log
     /// says so.
     pub(super) fn from_file_and_store(
-        experts: Vec<ExpertSpec>,
-        routes: Vec<RouteSpec>,
+        declared: Declared,
         store: &EmbeddedStore,
     ) -> Result<Self, ChangeError> {
         let mut desired = Self::default();
@@ -103,19 +111,19 @@ impl Desired {
         if let Some(document) = store.load(Kind::Setting, DRAINED)? {
             desired.drained = document.parse::<Drained>()?.experts;
         }
-        desired.add_file(experts, routes);
+        desired.add_file(declared);
         desired.drained.retain(|id| desired.experts.contains_key(id));
         Ok(desired)
     }
 
-    fn add_file(&mut self, experts: Vec<ExpertSpec>, routes: Vec<RouteSpec>) {
-        for value in experts {
+    fn add_file(&mut self, declared: Declared) {
+        for value in declared.experts {
             let id = value.id.clone();
             if self.experts.insert(id.clone(), Entry { value, origin: Origin::File }).is_some() {
                 shadowed("expert", &id);
             }
         }
-        for value in routes {
+        for value in declared.routes {
             let id = value.id.clone();
             if self.routes.insert(id.clone(), Entry { value, origin: Origin::File }).is_some() {
                 shadowed("route", &id);

@@ -23,9 +23,13 @@ fn auto() -> RouteSpec {
     route("{id: auto, policy: {kind: static, order: [{expert: filed}]}}")
 }
 
+fn declared() -> Declared {
+    Declared { experts: vec![constant("filed")], routes: vec![auto()] }
+}
+
 fn open(store: &Arc<EmbeddedStore>) -> Catalog {
     let registry = Registry::new(Client::new(&ClientConfig::default()).unwrap());
-    Catalog::open(vec![constant("filed")], vec![auto()], categories(), registry, store.clone()).unwrap()
+    Catalog::open(declared(), categories(), registry, store.clone()).unwrap()
 }
 
 fn store() -> Arc<EmbeddedStore> {
@@ -130,7 +134,8 @@ fn references_to_nothing_are_named() {
         route("{id: auto, policy: {kind: static, order: [{expert: fild}]}}"),
         route("{id: filed, policy: {kind: coe}, default: nobody}"),
     ];
-    let opened = Catalog::open(vec![constant("filed")], routes, Vec::new(), registry, store());
+    let opened =
+        Catalog::open(Declared { experts: vec![constant("filed")], routes }, Vec::new(), registry, store());
     let error = opened.err().unwrap().to_string();
     for part in
         ["routes.auto", "did you mean `filed`?", "routes.filed.id", "routes.filed.default", "router.load"]
@@ -153,10 +158,32 @@ async fn a_registered_object_that_no_longer_fits_is_set_aside_and_the_start_goes
     catalog.apply(edits, "test", 0, false).await.unwrap();
     let registry = Registry::new(Client::new(&ClientConfig::default()).unwrap());
     let fewer = vec![Category { name: "code".into(), description: String::new() }];
-    let reopened =
-        Catalog::open(vec![constant("filed")], vec![auto()], fewer, registry, store.clone()).unwrap();
+    let reopened = Catalog::open(declared(), fewer, registry, store.clone()).unwrap();
     assert_eq!(ids(&reopened.view()), ["filed", "fine"]);
     assert_eq!(reopened.view().routes.len(), 1);
     // It is still stored, and serves again once it fits.
     assert_eq!(ids(&open(&store).view()), ["filed", "fine", "skilled"]);
+}
+
+#[tokio::test]
+async fn a_new_declaration_replaces_the_files_objects_and_keeps_the_registered_ones() {
+    let catalog = open(&store());
+    let added = Edit::CreateExpert(Box::new(constant("added")));
+    catalog.apply(vec![added], "test", 0, false).await.unwrap();
+    catalog.apply(vec![Edit::Drain(ExpertId::new("added").unwrap(), true)], "test", 0, false).await.unwrap();
+    let kept = catalog.view().experts.get("filed").cloned().unwrap();
+    let declared = Declared { experts: vec![constant("filed"), constant("second")], routes: vec![auto()] };
+    let view = catalog.redeclare(declared).await.unwrap();
+    assert_eq!(ids(&view), ["added", "filed", "second"]);
+    assert!(view.desired.drained.contains("added"));
+    assert!(Arc::ptr_eq(&kept, view.experts.get("filed").unwrap()), "an unchanged expert keeps its state");
+    assert_eq!(ids(&catalog.view()), ["added", "filed", "second"]);
+}
+
+#[tokio::test]
+async fn a_bad_declaration_changes_nothing() {
+    let catalog = open(&store());
+    let refused = catalog.redeclare(Declared { experts: Vec::new(), routes: vec![auto()] }).await;
+    assert!(matches!(refused, Err(ChangeError::Invalid(_))));
+    assert_eq!((ids(&catalog.view()), catalog.view().revision), (vec!["filed"], 1));
 }
