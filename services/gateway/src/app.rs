@@ -13,13 +13,14 @@ use tokio::sync::Semaphore;
 
 use crate::admin::token::{AdminToken, TokenHash};
 use crate::catalog::{Catalog, Category, ChangeError};
-use crate::config::{Config, RouterConfig, RouterLoad};
+use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig};
 use crate::decision::DecisionLog;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::reload::Current;
 use crate::session::Sessions;
+use crate::telemetry::access::AccessLog;
 
 /// Conversations whose expert is remembered.
 const SESSIONS: usize = 16_384;
@@ -112,6 +113,7 @@ impl App {
             decisions: Arc::new(DecisionLog::new(config.telemetry.decisions)),
             sessions: Sessions::new(SESSIONS),
             metrics: Metrics::register(&mut metrics),
+            access: access_log(&config.telemetry),
             limits: config.data.clone(),
             places: Arc::new(Semaphore::new(config.data.max_in_flight)),
             ids: Ids::new(world.seed),
@@ -124,6 +126,14 @@ impl App {
             new_token,
             ready: Arc::default(),
         })
+    }
+}
+
+fn access_log(config: &TelemetryConfig) -> Option<AccessLog> {
+    match config.access_log {
+        AccessTarget::Off => None,
+        AccessTarget::Stdout => Some(AccessLog::new(config.format, std::io::stdout())),
+        AccessTarget::Stderr => Some(AccessLog::new(config.format, std::io::stderr())),
     }
 }
 

@@ -16,7 +16,7 @@ pub use data::DataConfig;
 pub use load::{ConfigError, Loaded, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
-pub use telemetry::{LogFormat, TelemetryConfig};
+pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};
 
 use experts::ExpertSpec;
 use routing::{ExpertId, PolicyConfig};

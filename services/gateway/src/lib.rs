@@ -19,4 +19,4 @@ pub mod pipeline;
 pub mod problem;
 mod reload;
 mod session;
-mod telemetry;
+pub mod telemetry;

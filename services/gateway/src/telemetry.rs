@@ -1,5 +1,7 @@
 //! Logs: constant messages, values in fields, to standard error. No prompt is ever logged.
 
+pub mod access;
+
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;

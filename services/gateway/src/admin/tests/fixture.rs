@@ -74,6 +74,7 @@ impl Api {
             decisions: Arc::new(DecisionLog::new(10)),
             sessions: Sessions::new(10),
             metrics: Metrics::register(&mut metrics),
+            access: None,
             limits: config.data.clone(),
             places: Arc::new(tokio::sync::Semaphore::new(10)),
             ids: Ids::new(1),
