@@ -1,6 +1,8 @@
 //! The data plane's metrics. Label sets are closed: routes, experts and our own words, never what a client
 //! sends.
 
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -219,6 +221,7 @@ impl Metrics {
         r.register("config_reloads", help, m.reloads);
         let help = "Whether the configuration file as it is now is in use";
         r.register("config_current", help, m.config_current);
+        registry.register_collector(Box::new(process::Process));
         metrics
     }
 
