@@ -7,7 +7,7 @@ mod llm;
 mod reject;
 
 pub use constant::ConstantBackend;
-pub use llm::{Endpoint, EndpointStatus, LlmBackend};
+pub use llm::{Endpoint, EndpointStatus, Listing, LlmBackend, Look};
 pub use reject::RejectBackend;
 
 use bytes::Bytes;

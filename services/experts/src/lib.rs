@@ -19,7 +19,9 @@ mod upstream;
 pub use body::ReplyBody;
 pub use call::{Call, Operation, Reply, StreamOptions, Usage};
 pub use error::{Blame, BodyError, CallError, CallErrorKind, Phase, normalise_error};
-pub use kind::{Backend, ConstantBackend, Endpoint, EndpointStatus, LlmBackend, RejectBackend};
+pub use kind::{
+    Backend, ConstantBackend, Endpoint, EndpointStatus, Listing, LlmBackend, Look, RejectBackend,
+};
 pub use registry::{Expert, Registry, Snapshot};
 pub use secret::Secret;
 pub use spec::{Cost, ExpertSpec, Limits, Problem};

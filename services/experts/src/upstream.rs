@@ -6,8 +6,10 @@
 //! learns that nobody waits. HTTP/2 connections are shared and have a task each, which ends with the last
 //! of their users.
 
+mod certificate;
 mod connect;
 mod exchange;
+mod look;
 mod payload;
 mod peer;
 mod watch;

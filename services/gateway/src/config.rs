@@ -13,7 +13,7 @@ mod telemetry;
 
 pub use admin::AdminConfig;
 pub use data::DataConfig;
-pub use load::{ConfigError, Loaded, load, parse, yaml};
+pub use load::{ConfigError, Loaded, literal_secrets, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};

@@ -69,6 +69,15 @@ impl EmbeddedStore {
         Ok(Self { db, options, _lock: Some(lock) })
     }
 
+    /// Checks the file of a store without changing it: whether it is one, is whole, and could be opened by
+    /// this version. Reads all of it, and holds a lock on it meanwhile.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`]; a file that is not there is [`StoreError::Io`].
+    pub fn verify(path: impl AsRef<Path>) -> Result<(), StoreError> {
+        open::verify(path.as_ref())
+    }
+
     /// A store that is gone when it is dropped.
     ///
     /// # Errors

@@ -61,6 +61,23 @@ pub(crate) fn open(path: &Path) -> Result<(Database, Arc<File>), StoreError> {
     Ok((db, file))
 }
 
+/// Checks an existing file as [`open`] does, and changes nothing.
+pub(crate) fn verify(path: &Path) -> Result<(), StoreError> {
+    let io = |action| move |source| StoreError::Io { action, path: path.to_owned(), source };
+    let file = File::open(path).map_err(io("open"))?;
+    // Shared: two who only look do not disturb each other.
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
+    }
+    let file = Arc::new(file);
+    if is_unfinished(&file).map_err(io("read"))? || file.metadata().map_err(io("read"))?.len() == 0 {
+        return Ok(());
+    }
+    check(path, &file)
+}
+
 /// A database that lives in memory.
 pub(crate) fn in_memory() -> Result<Database, StoreError> {
     engine(redb::backends::InMemoryBackend::new(), false).map_err(|e| StoreError::engine("create")(e.into()))

@@ -1,6 +1,8 @@
 mod compose;
+mod look;
 mod settings;
 
+pub use look::{Listing, Look};
 pub use settings::{Endpoint, LlmBackend};
 
 use std::sync::Arc;

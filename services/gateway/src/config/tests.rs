@@ -96,3 +96,15 @@ fn yaml_errors_have_a_line() {
     let text = problems("data:\n  listen: [\n");
     assert!(text.contains("line"), "{text}");
 }
+
+#[test]
+fn secrets_that_stand_in_the_file_itself_are_found() {
+    let text = "admin: {token: in-the-open}
+experts:
+  - {id: a, backend: {kind: llm, api_key: '${KEY}', endpoints: []}}
+  - {id: b, backend: {kind: llm, api_key: 'file:/run/key', endpoints: []}}
+  - {id: c, backend: {kind: llm, api_key: sk-1, endpoints: [{url: api_key}]}}
+";
+    assert_eq!(literal_secrets(text), ["admin.token", "experts[2].backend.api_key"]);
+    assert!(literal_secrets("a: [").is_empty());
+}

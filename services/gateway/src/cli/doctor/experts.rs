@@ -1,0 +1,210 @@
+//! The experts' endpoints: the way to them, their keys and their models.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use experts::{Backend, CallErrorKind, Client, ExpertSpec, Look, Phase};
+use futures_util::{StreamExt, stream};
+
+use super::machine::utc;
+use super::report::{Check, Section, Status, counted, some_of};
+use crate::problem::nearest;
+
+/// Endpoints that are looked at at one time.
+const AT_ONCE: usize = 16;
+/// A certificate that ends sooner than this should be renewed now, in seconds.
+const CERTIFICATE_DAYS: u64 = 14;
+const DAY: u64 = 86_400;
+/// An endpoint that takes longer for its list is slow for a request too.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// What an endpoint should be, to compare with what it is.
+#[derive(Clone, Copy, Debug)]
+struct Expected<'a> {
+    expert: &'a str,
+    url: &'a str,
+    model: &'a str,
+    has_key: bool,
+    connect_timeout: Duration,
+}
+
+/// Looks at every endpoint of every expert that has some, side by side; the checks are in the experts' order.
+/// `now` is in seconds since 1970.
+pub(super) async fn checks(experts: &[ExpertSpec], client: &Client, limit: Duration, now: u64) -> Vec<Check> {
+    let endpoints = experts.iter().filter_map(|expert| match &expert.backend {
+        Backend::Llm(llm) => Some(llm.endpoints.iter().map(move |endpoint| (expert, llm, endpoint))),
+        _ => None,
+    });
+    let looks = endpoints.flatten().map(|(expert, llm, endpoint)| async move {
+        let expected = Expected {
+            expert: expert.id.as_str(),
+            url: &endpoint.url,
+            model: llm.model.as_deref().unwrap_or(expert.id.as_str()),
+            has_key: llm.api_key.is_some() || !llm.headers.is_empty(),
+            connect_timeout: Duration::from_millis(expert.limits.connect_timeout_ms),
+        };
+        judge(expected, &llm.look(endpoint, client, limit).await, now)
+    });
+    let checks: Vec<Vec<Check>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
+    let mut checks: Vec<Check> = checks.into_iter().flatten().collect();
+    checks.extend(local(experts));
+    checks
+}
+
+/// The experts that need nobody else.
+pub(super) fn local(experts: &[ExpertSpec]) -> Option<Check> {
+    let local: Vec<&str> = experts.iter().filter(|e| !is_remote(e)).map(|e| e.id.as_str()).collect();
+    (!local.is_empty()).then(|| {
+        let detail = format!("{}: {}", counted(local.len(), "expert"), some_of(local, 4));
+        Section::Experts.ok("without a server", detail)
+    })
+}
+
+/// What stands for [`checks`] where the network is left alone.
+pub(super) fn offline(experts: &[ExpertSpec]) -> Vec<Check> {
+    let remote = experts.iter().filter(|e| is_remote(e)).count();
+    let skipped = (remote > 0).then(|| {
+        Section::Experts
+            .ok("endpoints", format!("of {} not looked at (--offline)", counted(remote, "expert")))
+    });
+    skipped.into_iter().chain(local(experts)).collect()
+}
+
+/// The experts none of whose endpoints could answer, by these checks.
+pub(super) fn dead<'a>(experts: &'a [ExpertSpec], checks: &[Check]) -> BTreeSet<&'a str> {
+    let works = |id: &str, wanted: bool| {
+        checks
+            .iter()
+            .any(|c| c.section == Section::Experts && c.name == id && (c.status != Status::Failure) == wanted)
+    };
+    let ids = experts.iter().filter(|e| is_remote(e)).map(|e| e.id.as_str());
+    ids.filter(|id| works(id, false) && !works(id, true)).collect()
+}
+
+fn is_remote(expert: &ExpertSpec) -> bool {
+    matches!(expert.backend, Backend::Llm(_))
+}
+
+fn judge(expected: Expected<'_>, look: &Look, now: u64) -> Vec<Check> {
+    let mut checks = vec![answer(expected, look)];
+    if let Some(end) = look.certificate_ends {
+        let days = end.saturating_sub(now) / DAY;
+        if days < CERTIFICATE_DAYS {
+            let detail = format!(
+                "{}: the certificate ends in {}, on {}",
+                expected.url,
+                counted(days as usize, "day"),
+                utc(end)
+            );
+            let remedy = "renew the endpoint's certificate; past its end no call gets through";
+            checks.push(Section::Experts.warning(expected.expert, detail, remedy));
+        }
+    }
+    checks
+}
+
+fn answer(expected: Expected<'_>, look: &Look) -> Check {
+    let (here, name, url) = (Section::Experts, expected.expert, expected.url);
+    let listing = match &look.answer {
+        Ok(listing) => listing,
+        Err(error) => {
+            let detail = match error.detail() {
+                Some(detail) => format!("{url} {}: {detail}", error.message()),
+                None => {
+                    format!("{url} {} ({:.1} s){}", error.message(), look.elapsed.as_secs_f64(), way(look))
+                }
+            };
+            return here.failure(name, detail, unreachable(error.kind()));
+        }
+    };
+    let status = listing.status;
+    let took = format!("{} ms", look.elapsed.as_millis());
+    let answered = format!("{url} answers {status} in {took}{}", way(look));
+    match (status.as_u16(), &listing.models) {
+        (200..=299, Some(models)) => {
+            if !models.iter().any(|m| m == expected.model) {
+                return unlisted(expected, models);
+            }
+            if look.elapsed > SLOW {
+                let remedy = format!(
+                    "look at its load and the network; opening a connection may take {} ms (limits.connect_timeout_ms)",
+                    expected.connect_timeout.as_millis()
+                );
+                return here.warning(name, format!("{answered}: slow"), remedy);
+            }
+            let certificate = look.certificate_ends.map(|end| format!(", certificate until {}", day(end)));
+            let certificate = certificate.unwrap_or_default();
+            here.ok(name, format!("{url} has {}, {took}{}{certificate}", expected.model, way(look)))
+        }
+        (200..=299, None) => here.warning(
+            name,
+            format!("{answered}, but not with a list of models"),
+            "see that the url ends with the API's version, as in http://host:8000/v1",
+        ),
+        (401 | 403, _) => {
+            let (what, remedy) = if expected.has_key {
+                ("the key is not accepted", "give a valid key in the expert's api_key, or the header that the server wants")
+            } else {
+                ("it wants a key", "set the expert's api_key, best as a reference: api_key: ${NAME}")
+            };
+            here.failure(name, format!("{answered}: {what}"), remedy)
+        }
+        (404 | 405 | 501, _) => here.warning(
+            name,
+            format!("{answered}: it lists no models, so its model could not be checked"),
+            "see that the url ends with the API's version, as in http://host:8000/v1; some servers have no list",
+        ),
+        (429, _) => here.warning(name, format!("{answered}: it is over its limit"), "wait, or ask the provider for more"),
+        (500.., _) => here.failure(name, format!("{answered}: the server is in trouble"), "look at the server's log"),
+        _ => here.warning(name, answered, "see that the url is an OpenAI-compatible API's"),
+    }
+}
+
+fn unlisted(expected: Expected<'_>, models: &[String]) -> Check {
+    let names = || models.iter().map(String::as_str);
+    let detail = format!("{} has no model `{}`", expected.url, expected.model);
+    let remedy = match nearest(expected.model, names()) {
+        Some(near) => format!("set the expert's model to `{near}`"),
+        None if models.is_empty() => "load a model on the server: it has none".to_owned(),
+        None => format!("set the expert's model to one that it has: {}", some_of(names(), 4)),
+    };
+    Section::Experts.failure(expected.expert, detail, remedy)
+}
+
+/// Where a name led, unless the URL says it itself.
+fn way(look: &Look) -> String {
+    let addresses: BTreeSet<String> = look.addresses.iter().map(ToString::to_string).collect();
+    match addresses.len() {
+        0 => String::new(),
+        _ => format!(" at {}", some_of(addresses.iter().map(String::as_str), 3)),
+    }
+}
+
+fn unreachable(kind: CallErrorKind) -> &'static str {
+    use CallErrorKind as Kind;
+    match kind {
+        Kind::Dns => "correct the host in the endpoint's url, or see that this machine can look it up",
+        Kind::Forbidden => {
+            "give the endpoint an address that may be called, or set upstream.allow_link_local"
+        }
+        Kind::Connect => "start the server, or correct host and port of the endpoint's url",
+        Kind::Timeout(Phase::Connect) => {
+            "see that a firewall lets the connection through, and that the host is up"
+        }
+        Kind::Timeout(_) => "see whether the server hangs or is overloaded; --timeout gives it more time",
+        Kind::Tls => {
+            "renew or correct the server's certificate, add its authority as upstream.extra_ca_file, or use http:// if it \
+             speaks no TLS"
+        }
+        Kind::Protocol => "see that the url's scheme and port are right: the other side speaks no HTTP there",
+        _ => "look at the server's log",
+    }
+}
+
+/// The day of a time in seconds since 1970.
+fn day(seconds: u64) -> String {
+    utc(seconds).split('T').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;
