@@ -132,7 +132,7 @@ fn examine(args: &Args, loaded: Loaded, machine: &Machine) -> Result<(Vec<Check>
         checks.extend(store::Store::at(&config.store.path).checks(&config.store.path, running.is_some()));
         match &running {
             Some(running) => checks.extend(running.checks(&in_file)),
-            None => checks.push(gateway::none_at(&admin(&config).url())),
+            None => checks.push(gateway::none_at(admin(&config))),
         }
         let found = call_experts(args, &config, machine.now).await;
         let dead = experts::dead(&config.experts, &found);

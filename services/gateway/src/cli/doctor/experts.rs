@@ -109,9 +109,17 @@ fn answer(expected: Expected<'_>, look: &Look) -> Check {
         Ok(listing) => listing,
         Err(error) => {
             let detail = match error.detail() {
-                Some(detail) => format!("{url} {}: {detail}", error.message()),
+                Some(detail) => {
+                    let detail = detail.split(" (os error").next().unwrap_or(detail);
+                    format!("{url} {}: {detail}", error.message())
+                }
                 None => {
-                    format!("{url} {} ({:.1} s){}", error.message(), look.elapsed.as_secs_f64(), way(look))
+                    format!(
+                        "{url} {} ({:.1} s){}",
+                        error.message(),
+                        look.elapsed.as_secs_f64(),
+                        way(url, look)
+                    )
                 }
             };
             return here.failure(name, detail, unreachable(error.kind()));
@@ -119,7 +127,7 @@ fn answer(expected: Expected<'_>, look: &Look) -> Check {
     };
     let status = listing.status;
     let took = format!("{} ms", look.elapsed.as_millis());
-    let answered = format!("{url} answers {status} in {took}{}", way(look));
+    let answered = format!("{url} answers {status} in {took}{}", way(url, look));
     match (status.as_u16(), &listing.models) {
         (200..=299, Some(models)) => {
             if !models.iter().any(|m| m == expected.model) {
@@ -134,7 +142,7 @@ fn answer(expected: Expected<'_>, look: &Look) -> Check {
             }
             let certificate = look.certificate_ends.map(|end| format!(", certificate until {}", day(end)));
             let certificate = certificate.unwrap_or_default();
-            here.ok(name, format!("{url} has {}, {took}{}{certificate}", expected.model, way(look)))
+            here.ok(name, format!("{url} has {}, {took}{}{certificate}", expected.model, way(url, look)))
         }
         (200..=299, None) => here.warning(
             name,
@@ -172,11 +180,12 @@ fn unlisted(expected: Expected<'_>, models: &[String]) -> Check {
 }
 
 /// Where a name led, unless the URL says it itself.
-fn way(look: &Look) -> String {
+fn way(url: &str, look: &Look) -> String {
     let addresses: BTreeSet<String> = look.addresses.iter().map(ToString::to_string).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).filter(|a| !url.contains(a)).collect();
     match addresses.len() {
         0 => String::new(),
-        _ => format!(" at {}", some_of(addresses.iter().map(String::as_str), 3)),
+        _ => format!(" at {}", some_of(addresses, 3)),
     }
 }
 

@@ -10,6 +10,7 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use super::super::admin_client::{Http, read};
+use super::listeners::Listener;
 use super::report::{Check, Section, counted};
 use crate::config::Config;
 
@@ -177,8 +178,14 @@ impl Running {
 }
 
 /// What stands for [`Running::checks`] where none answers.
-pub(super) fn none_at(base: &str) -> Check {
-    HERE.ok("readiness", format!("none answers at {base}"))
+pub(super) fn none_at(admin: Listener) -> Check {
+    HERE.ok(
+        "readiness",
+        match admin.address.port() {
+            0 => "not looked for: admin.listen names no port".to_owned(),
+            _ => format!("none answers at {}", admin.url()),
+        },
+    )
 }
 
 /// Compares the configuration in use, as the admin API tells it, with the one that is checked. Secrets are shown as

@@ -31,6 +31,8 @@ fn a_listed_model_is_fine() {
     let (status, detail, _) = status(EXPECTED, &look(200, Some(&["qwen-coder"])));
     assert_eq!(status, Status::Ok);
     assert_eq!(detail, "http://vllm:8000/v1 has qwen-coder, 12 ms at 10.0.0.7");
+    let numeric = Expected { url: "http://10.0.0.7:8000/v1", ..EXPECTED };
+    assert!(self::status(numeric, &look(200, Some(&["qwen-coder"]))).1.ends_with("12 ms"));
 }
 
 #[test]
