@@ -51,6 +51,14 @@ impl Backend {
         })
     }
 
+    /// The upstream that it calls; `None` for the kinds that answer by themselves.
+    pub fn upstream(&self) -> Option<&LlmBackend> {
+        match self {
+            Self::Llm(settings) => Some(settings),
+            Self::Constant(_) | Self::Reject(_) => None,
+        }
+    }
+
     pub(crate) fn validate(&self, report: &mut Report<'_>) {
         match self {
             Self::Llm(settings) => settings.validate(report),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use experts::{Backend, CallErrorKind, Client, ClientConfig, Expert};
+use experts::{CallErrorKind, Client, ClientConfig, Expert};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -165,7 +165,7 @@ async fn a_look_at_an_endpoint_tells_the_whole_way() {
         let url = format!("{scheme}://localhost:{}/v1/", address.port());
         let backend = json!({ "kind": "llm", "endpoints": [{ "url": url }], "http2": http2 });
         let expert = spec(json!({ "id": "e", "backend": backend }));
-        let Backend::Llm(backend) = &expert.backend else { panic!("the expert is of another kind") };
+        let backend = expert.backend.upstream().unwrap();
         let config = ClientConfig { extra_ca_file: Some(trusted), ..ClientConfig::default() };
         let client = Client::new(&config).unwrap();
         let look = backend.look(&backend.endpoints[0], &client, Duration::from_secs(10)).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use experts::{Backend, CallErrorKind, Client, ExpertSpec, Look, Phase};
+use experts::{CallErrorKind, Client, ExpertSpec, Look, Phase};
 use futures_util::{StreamExt, stream};
 
 use super::machine::utc;
@@ -31,19 +31,19 @@ struct Expected<'a> {
 /// Looks at every endpoint of every expert that has some, side by side; the checks are in the experts' order.
 /// `now` is in seconds since 1970.
 pub(super) async fn checks(experts: &[ExpertSpec], client: &Client, limit: Duration, now: u64) -> Vec<Check> {
-    let endpoints = experts.iter().filter_map(|expert| match &expert.backend {
-        Backend::Llm(llm) => Some(llm.endpoints.iter().map(move |endpoint| (expert, llm, endpoint))),
-        _ => None,
+    let endpoints = experts.iter().filter_map(|expert| {
+        let upstream = expert.backend.upstream()?;
+        Some(upstream.endpoints.iter().map(move |endpoint| (expert, upstream, endpoint)))
     });
-    let looks = endpoints.flatten().map(|(expert, llm, endpoint)| async move {
+    let looks = endpoints.flatten().map(|(expert, upstream, endpoint)| async move {
         let expected = Expected {
             expert: expert.id.as_str(),
             url: &endpoint.url,
-            model: llm.model.as_deref().unwrap_or(expert.id.as_str()),
-            has_key: llm.api_key.is_some() || !llm.headers.is_empty(),
+            model: upstream.model.as_deref().unwrap_or(expert.id.as_str()),
+            has_key: upstream.api_key.is_some() || !upstream.headers.is_empty(),
             connect_timeout: Duration::from_millis(expert.limits.connect_timeout_ms),
         };
-        judge(expected, &llm.look(endpoint, client, limit).await, now)
+        judge(expected, &upstream.look(endpoint, client, limit).await, now)
     });
     let checks: Vec<Vec<Check>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
     let mut checks: Vec<Check> = checks.into_iter().flatten().collect();
@@ -82,7 +82,7 @@ pub(super) fn dead<'a>(experts: &'a [ExpertSpec], checks: &[Check]) -> BTreeSet<
 }
 
 fn is_remote(expert: &ExpertSpec) -> bool {
-    matches!(expert.backend, Backend::Llm(_))
+    expert.backend.upstream().is_some()
 }
 
 fn judge(expected: Expected<'_>, look: &Look, now: u64) -> Vec<Check> {
