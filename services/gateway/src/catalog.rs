@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use experts::{ExpertSpec, Registry, Snapshot};
+use experts::{ExpertSpec, Registry, Snapshot, Trust, Wanted};
 use http::HeaderValue;
 use routing::{Availability, ExpertId, Policy};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,16 @@ pub enum Origin {
     File,
     /// The admin API.
     Admin,
+}
+
+impl Origin {
+    /// How far an object's addresses are trusted.
+    fn trust(self) -> Trust {
+        match self {
+            Self::File => Trust::Operator,
+            Self::Admin => Trust::Registered,
+        }
+    }
 }
 
 /// A label of the router's classifier.
@@ -72,7 +82,7 @@ pub struct View {
 impl View {
     /// The ids of all experts, sorted.
     pub fn expert_ids(&self) -> impl Iterator<Item = &str> {
-        self.experts.fleet().experts.iter().map(|e| e.id.as_str())
+        self.experts.ids().map(ExpertId::as_str)
     }
 }
 
@@ -172,7 +182,7 @@ impl Catalog {
     ) -> Result<Self, ChangeError> {
         let mut desired = Desired::from_file_and_store(experts, routes, &store)?;
         loop {
-            let found = check(&desired, &categories);
+            let found = check(&desired, &categories, Some(&registry));
             // Setting one object aside may leave another without what it names.
             if !found.iter().any(|(owner, problem)| desired.set_aside(owner, problem)) {
                 if found.is_empty() {
@@ -189,6 +199,11 @@ impl Catalog {
     /// The present state.
     pub fn view(&self) -> Arc<View> {
         self.current.load_full()
+    }
+
+    /// The experts' registry, to be started and shut down.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The store, for what else is kept there.
@@ -217,7 +232,7 @@ impl Catalog {
             audit.push(edit.audit(actor, now_ms));
             writes.extend(desired.edit(edit)?);
         }
-        let found = check(&desired, &self.categories);
+        let found = check(&desired, &self.categories, Some(&self.registry));
         if !found.is_empty() {
             return Err(invalid(found));
         }
@@ -256,19 +271,24 @@ pub fn check_file(config: &crate::config::Config, categories: Option<&[String]>)
         None => Vec::new(),
     };
     let mut problems: Vec<Problem> =
-        check(&desired, &known).into_iter().map(|(_, problem)| problem).collect();
+        check(&desired, &known, None).into_iter().map(|(_, problem)| problem).collect();
     if categories.is_none() {
         problems.retain(|p| !p.message.contains("no router model is loaded"));
     }
     problems
 }
 
-/// Whether the parts fit together: names, references and categories. Each problem comes with the object
-/// that has it.
-fn check(desired: &Desired, categories: &[Category]) -> Vec<(Owner, Problem)> {
+/// Whether the parts fit together: names, references and categories, and, with a registry, whether it can
+/// use the experts. Each problem comes with the object that has it.
+fn check(desired: &Desired, categories: &[Category], registry: Option<&Registry>) -> Vec<(Owner, Problem)> {
     let mut problems = Vec::new();
     for (id, entry) in &desired.experts {
-        let found = expert_problems(&entry.value, categories);
+        let own = match registry {
+            Some(registry) => registry.check(&entry.value, entry.origin.trust()),
+            None => entry.value.validate(),
+        };
+        let mut found: Vec<Problem> = own.into_iter().map(|p| Problem::at(p.path, p.message)).collect();
+        found.extend(skill_problems(&entry.value, categories));
         let place = format!("experts.{id}");
         problems.extend(found.into_iter().map(|p| (Owner::Expert(id.clone()), p.below(&place))));
     }
@@ -280,10 +300,9 @@ fn check(desired: &Desired, categories: &[Category]) -> Vec<(Owner, Problem)> {
     problems
 }
 
-fn expert_problems(expert: &ExpertSpec, categories: &[Category]) -> Vec<Problem> {
+fn skill_problems(expert: &ExpertSpec, categories: &[Category]) -> Vec<Problem> {
     let names = || categories.iter().map(|c| c.name.as_str());
-    let mut problems: Vec<Problem> =
-        expert.validate().into_iter().map(|p| Problem::at(p.path, p.message)).collect();
+    let mut problems = Vec::new();
     for skill in expert.skills.keys() {
         // Without a router model there are no categories to check against.
         if !categories.is_empty() && !names().any(|n| n == skill) {
@@ -339,7 +358,7 @@ fn publish(
     let experts = desired.experts.iter().map(|(id, entry)| {
         let availability =
             if desired.drained.contains(id) { Availability::Draining } else { Availability::Ready };
-        (entry.value.clone(), availability)
+        Wanted { spec: entry.value.clone(), trust: entry.origin.trust(), availability }
     });
     let labels: Vec<Arc<str>> = categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
     let experts = registry.replace(experts.collect(), labels.into()).map_err(|problems| {

@@ -60,6 +60,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..config };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
     let admin = tokio::spawn(serve(listeners.admin, admin, admin_config, stop_admin.clone()));
+    app.pipeline.catalog.registry().start();
     app.ready.set(true);
     let mut stopped = async || {
         tokio::select! {
@@ -86,6 +87,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
     if let Err(error) = admin.await {
         tracing::error!(%error, "the admin plane failed");
     }
+    app.pipeline.catalog.registry().shutdown().await;
     if let Some(encoder) = app.pipeline.encoder.clone()
         && let Err(error) = tokio::task::spawn_blocking(move || encoder.shutdown()).await
     {

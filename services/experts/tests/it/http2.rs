@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use experts::{CallErrorKind, Client, ClientConfig, Expert};
+use experts::{CallErrorKind, Client, ClientConfig, Expert, Trust};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -89,7 +89,8 @@ fn expert_at(url: &str, http2: bool, trusting: bool) -> Expert {
     let config =
         ClientConfig { extra_ca_file: trusting.then(|| tls_file("ca.pem")), ..ClientConfig::default() };
     let backend = json!({ "kind": "llm", "endpoints": [{ "url": url }], "http2": http2 });
-    Expert::new(spec(json!({ "id": "e", "backend": backend })), &Client::new(&config).unwrap()).unwrap()
+    let spec = spec(json!({ "id": "e", "backend": backend }));
+    Expert::new(spec, Trust::Operator, &Client::new(&config).unwrap()).unwrap()
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use experts::{
     Call, CallError, Client, ClientConfig, Expert, ExpertSpec, Operation, Reply, ReplyBody, StreamOptions,
+    Timeouts, Trust,
 };
 use http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
@@ -160,7 +161,8 @@ pub(crate) fn expert_with(urls: &[String], backend: &Value, limits: &Value) -> E
     for (name, value) in backend.as_object().unwrap() {
         settings[name] = value.clone();
     }
-    Expert::new(spec(json!({ "id": "e", "backend": settings, "limits": limits })), &client()).unwrap()
+    let spec = spec(json!({ "id": "e", "backend": settings, "limits": limits }));
+    Expert::new(spec, Trust::Operator, &client()).unwrap()
 }
 
 pub(crate) fn expert(upstream: &Upstream) -> Expert {
@@ -173,6 +175,9 @@ pub(crate) struct Asking {
     pub(crate) body: String,
     pub(crate) headers: HeaderMap,
     pub(crate) deadline: Option<tokio::time::Instant>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) affinity: Option<u64>,
+    pub(crate) seed: u64,
     id: HeaderValue,
 }
 
@@ -184,6 +189,9 @@ impl Asking {
             body: body.to_owned(),
             headers: HeaderMap::new(),
             deadline: None,
+            timeouts: Timeouts::default(),
+            affinity: None,
+            seed: 7,
             id,
         }
     }
@@ -207,6 +215,9 @@ impl Asking {
                 headers: &self.headers,
                 request_id: &self.id,
                 deadline: self.deadline,
+                timeouts: self.timeouts,
+                affinity: self.affinity,
+                seed: self.seed,
             })
             .await
     }

@@ -134,7 +134,7 @@ impl Pipeline {
         let held_by =
             request.in_tool_loop.then(|| self.sessions.holder(session_key(request, context))).flatten();
         let asked = routing::Request { features, needs: request.needs, held_by };
-        let fleet = view.experts.fleet().clone();
+        let fleet = view.experts.fleet();
         let plan = route.policy.plan(&asked, &fleet, context.id.0);
         let planned = Arc::new(Planned { request: asked, fleet, plan });
         trace.planned = Some(planned.clone());
