@@ -31,8 +31,7 @@ async fn an_endpoint_that_refuses_connections_is_left_out() {
     let good = Upstream::answering(whole("200 OK", "application/json", "{}")).await;
     let expert = expert_with(&[nowhere().await, good.url()], &json!({}), &json!({}));
     for seed in 0..12 {
-        let asking = Asking { seed, ..Asking::new(PLAIN) };
-        assert_eq!(asking.of(&expert).await.unwrap().status, 200);
+        assert_eq!(ask_seeded(&expert, PLAIN, seed).await.unwrap().status, 200);
     }
     let state = expert.endpoints();
     assert!(state[0].resting && !state[1].resting);

@@ -28,7 +28,16 @@ impl Upstream {
         S: Fn(Connection, usize) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), script).await
+    }
+
+    /// Listens where it is told to.
+    pub(crate) async fn start_at<F, S>(address: SocketAddr, script: S) -> Self
+    where
+        S: Fn(Connection, usize) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let counter = accepted.clone();
@@ -97,7 +106,7 @@ impl Connection {
             if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 let head = String::from_utf8(self.buffer[..end].to_vec()).unwrap();
                 let seen = Seen { head, body: Vec::new() };
-                let length: usize = seen.header("content-length").unwrap().parse().unwrap();
+                let length: usize = seen.header("content-length").map_or(0, |l| l.parse().unwrap());
                 if self.buffer.len() >= end + 4 + length {
                     let rest = self.buffer.split_off(end + 4 + length);
                     let body = self.buffer[end + 4..].to_vec();
@@ -178,7 +187,7 @@ pub(crate) struct Asking {
     pub(crate) timeouts: Timeouts,
     pub(crate) affinity: Option<u64>,
     pub(crate) seed: u64,
-    id: HeaderValue,
+    pub(crate) id: HeaderValue,
 }
 
 impl Asking {
@@ -226,6 +235,33 @@ impl Asking {
 pub(crate) const PLAIN: &str = r#"{"model":"auto","messages":[]}"#;
 pub(crate) const STREAMED: &str =
     r#"{"model":"auto","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#;
+
+/// Asks with random choices that start at `seed`.
+pub(crate) async fn ask_seeded(expert: &Expert, body: &str, seed: u64) -> Result<Reply, CallError> {
+    Asking { seed, ..Asking::new(body) }.of(expert).await
+}
+
+/// A good answer that is not streamed.
+pub(crate) fn ok() -> String {
+    whole("200 OK", "application/json", "{}")
+}
+
+/// A server that counts its requests and gives the answers of the list in turn, the last one for ever.
+pub(crate) async fn scripted(answers: &[String]) -> (Upstream, Arc<AtomicUsize>) {
+    let (answers, count) = (Arc::new(answers.to_vec()), Arc::new(AtomicUsize::new(0)));
+    let counter = count.clone();
+    let upstream = Upstream::start(move |mut connection, _| {
+        let (answers, counter) = (answers.clone(), counter.clone());
+        async move {
+            while connection.request().await.is_some() {
+                let at = counter.fetch_add(1, Ordering::SeqCst);
+                connection.write(answers.get(at).or(answers.last()).unwrap()).await;
+            }
+        }
+    })
+    .await;
+    (upstream, count)
+}
 
 pub(crate) async fn ask(expert: &Expert, body: &str) -> Result<Reply, CallError> {
     Asking::new(body).of(expert).await
