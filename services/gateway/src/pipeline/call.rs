@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use experts::{Call, CallError, CallErrorKind, Expert, Reply};
+use experts::{Call, CallError, CallErrorKind, Expert, Reply, Timeouts};
 use routing::{Availability, Obstacle, Plan};
 use tokio::time::Instant;
 
@@ -73,6 +73,9 @@ impl Pipeline {
                     headers: &context.headers,
                     request_id: &context.request_id,
                     deadline: trace.deadline,
+                    timeouts: Timeouts::default(),
+                    affinity: Some(request.conversation).filter(|digest| *digest != 0),
+                    seed: context.id.0,
                 })
                 .await;
             let duration = started.elapsed();
@@ -139,8 +142,10 @@ fn may_answer(view: &View, target: &Target, fallback: bool, expert: &str, reques
     if !named && !fallback {
         return true;
     }
-    let Some(facts) = view.experts.fleet().get(expert) else { return false };
-    let open = facts.availability == Availability::Ready || request.in_tool_loop;
+    let fleet = view.experts.fleet();
+    let Some(facts) = fleet.get(expert) else { return false };
+    // One whose endpoints fail is asked where there is nobody else: it may work again.
+    let open = facts.availability != Availability::Draining || request.in_tool_loop;
     open && (named || request.needs.unmet_by(facts).is_none())
 }
 

@@ -211,7 +211,7 @@ impl Pipeline {
             .then(|| self.sessions.holder(session_key(request, context, trace)))
             .flatten();
         let asked = routing::Request { features, needs: request.needs, held_by };
-        let fleet = view.experts.fleet().clone();
+        let fleet = view.experts.fleet();
         if let Some(category) = trace.category.and_then(|at| fleet.categories.get(at)) {
             self.metrics.categories.get_or_create(&OfCategory { category: Text(category.clone()) }).inc();
         }
