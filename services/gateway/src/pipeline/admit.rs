@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use admission::limit::{Quota, Resource};
 use admission::{
-    Accounts, Embedded, Gate, Headroom, Ledger, Permit, Priority, Refusal, Rejected, Reservation, Ticket,
-    Usage, Usd,
+    Accounts, Embedded, Gate, Headroom, Ledger, Outcome, Permit, Priority, Refusal, Rejected, Reservation,
+    Sample, Ticket, Usage, Usd,
 };
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -33,8 +33,10 @@ pub(super) struct Hold {
     ledger: Arc<Embedded>,
     in_flight: Gauge,
     _place: OwnedSemaphorePermit,
-    /// Of its key, team and route, and of the expert that answers.
-    permits: [Option<Permit>; 4],
+    /// Of its key, team and route.
+    permits: [Option<Permit>; 3],
+    /// Of the expert that answers, with how that went.
+    expert: Option<(Permit, Sample)>,
     reservation: Option<Reservation>,
 }
 
@@ -50,9 +52,27 @@ impl Hold {
     }
 }
 
+impl Hold {
+    /// Keeps the place at the expert that was called; the one of an expert that was called before is given
+    /// back. How long an expert took to begin tells its load; how long its answer takes tells the answer's
+    /// length.
+    pub(super) fn put(&mut self, permit: Permit, latency: Duration, overload: bool) {
+        let outcome = if overload { Outcome::Overload } else { Outcome::Success };
+        self.give_back_expert();
+        self.expert = Some((permit, Sample { latency, outcome }));
+    }
+
+    fn give_back_expert(&mut self) {
+        if let Some((permit, sample)) = self.expert.take() {
+            permit.release(sample);
+        }
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         self.in_flight.dec();
+        self.give_back_expert();
         // The request failed before anybody answered: it counts as a request and used nothing.
         if let Some(reservation) = self.reservation.take() {
             self.ledger.settle(reservation, Usage::default(), now_ms());
@@ -74,7 +94,8 @@ impl Pipeline {
             ledger: self.ledger.clone(),
             in_flight: self.metrics.in_flight.clone(),
             _place: place,
-            permits: [const { None }; 4],
+            permits: [const { None }; 3],
+            expert: None,
             reservation: None,
         })
     }
@@ -245,7 +266,7 @@ fn over_limit(refusal: &Refusal) -> ApiError {
 
 /// Why no place was given.
 pub(super) fn no_place(whose: &str, rejected: Rejected) -> ApiError {
-    let kind = if whose == "key" || whose == "team" { ErrorKind::RateLimited } else { ErrorKind::Overloaded };
+    let kind = if matches!(whose, "key" | "team") { ErrorKind::RateLimited } else { ErrorKind::Overloaded };
     let message = format!(
         "the {whose} has as many requests in progress as it may, and this one cannot wait ({})",
         rejected.reason.name()
