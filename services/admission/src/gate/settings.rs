@@ -16,7 +16,7 @@ pub struct GateConfig {
     pub concurrent: Option<u32>,
     /// Requests that may wait for a place; one more is refused at once. 0 for no waiting.
     pub queue: u32,
-    /// Requests of one key that may wait; without it a quarter of `queue`.
+    /// Requests of one key that may wait, by priority class; without it a quarter of `queue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_per_key: Option<u32>,
     /// Longest wait for a place, in milliseconds; a request's own deadline may end it earlier.
