@@ -61,7 +61,7 @@ class Phase:
                 f"round {turn + 1}  {self.name:<8} {way.name:<22} {result['cpu_s_per_1k']:.4f} CPU s/1k  "
                 f"{result['rps']:>8.0f}/s  p50 {result['latency']['p50_us']:>7.0f} us"
             )
-            if broken(result) or not result["ok"]:
+            if broken(result) or result["not_started"] or not result["ok"]:
                 raise Failure(f"a run with failed requests does not count: {result['first_bad']}")
 
     def middle(self, way, key):

@@ -48,16 +48,32 @@ def describe(pinned):
 def versions():
     return {
         "guildhall": output("git", "describe", "--always", "--dirty", "--exclude=*"),
-        "rustc": output("rustc", "--version"),
+        "rustc": output("rustc", "--version").removeprefix("rustc "),
         "python": platform.python_version(),
     }
+
+
+# Options that say only where files lie.
+PLACES = ("--bin", "--gateway", "--results")
+
+
+def command(arguments):
+    """The command line to repeat a run, without what concerns only this copy of the repository."""
+    words = ["python3", "loadtest/run.py"]
+    rest = iter(arguments)
+    for word in rest:
+        if word in PLACES:
+            next(rest, None)
+        elif word.split("=")[0] not in PLACES:
+            words.append(word)
+    return " ".join(words)
 
 
 def record(kind, options):
     """The part that every result has."""
     return {
         "kind": kind,
-        "command": "python3 loadtest/run.py " + " ".join(sys.argv[1:]),
+        "command": command(sys.argv[1:]),
         "machine": describe(options.pinned),
         "versions": versions(),
     }

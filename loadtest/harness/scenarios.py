@@ -329,7 +329,7 @@ MANY_KEYS = Scenario(
 )
 
 COLD_START = Scenario(
-    what="the gateway starts while clients already ask, then ends and starts again",
+    what="the gateway starts while clients already ask",
     late_start=True,
     loads=[
         Load(
