@@ -14,7 +14,9 @@ class Bar:
     def shown(self, number):
         if self.unit == "yes":
             return "no" if number else "yes"
-        return f"{number:.2f} x" if self.unit == "x" else f"{number:.3g} {self.unit}".strip()
+        if not self.unit:
+            return f"{number:,}"
+        return f"{number:.2f} x" if self.unit == "x" else f"{number:.3g} {self.unit}"
 
     def verdict(self, results):
         """Words for the median: the aim reached, the bar reached, missed, not measured."""
