@@ -193,7 +193,8 @@ impl KeyView {
 }
 
 impl<S> KeySpec<S> {
-    fn with<T>(self, secrets: Vec<T>) -> KeySpec<T> {
+    /// The same key with secrets in another form.
+    pub fn with<T>(self, secrets: Vec<T>) -> KeySpec<T> {
         KeySpec {
             id: self.id,
             description: self.description,

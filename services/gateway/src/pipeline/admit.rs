@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use admission::limit::{Quota, Resource};
+use admission::limit::Resource;
 use admission::{
-    Accounts, Embedded, Gate, Headroom, Ledger, Outcome, Permit, Priority, Refusal, Rejected, Reservation,
-    Sample, Ticket, Usage, Usd,
+    Accounts, Embedded, Gate, Ledger, Outcome, Permit, Priority, Refusal, Rejected, Reservation, Sample,
+    Ticket, Usage, Usd,
 };
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -53,6 +53,13 @@ impl Hold {
 }
 
 impl Hold {
+    /// Gives back what was reserved, the request itself too: nothing was done for it.
+    fn release(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.ledger.release(reservation, now_ms());
+        }
+    }
+
     /// Keeps the place at the expert that was called; the one of an expert that was called before is given
     /// back. How long an expert took to begin tells its load; how long its answer takes tells the answer's
     /// length.
@@ -158,7 +165,7 @@ impl Pipeline {
                 Ok(())
             }
             Err(refusal) => {
-                trace.headroom = exhausted(&refusal);
+                trace.headroom = refusal.headroom();
                 Err(over_limit(&refusal))
             }
         }
@@ -187,7 +194,10 @@ impl Pipeline {
         let ticket = trace.ticket();
         for (at, (gate, whose)) in gates.into_iter().enumerate() {
             let Some(gate) = gate else { continue };
-            let permit = self.place_at(gate, ticket).await.map_err(|rejected| no_place(whose, rejected))?;
+            let permit = self.place_at(gate, ticket).await.map_err(|rejected| {
+                hold.release();
+                no_place(whose, rejected)
+            })?;
             trace.queue += permit.waited();
             hold.permits[at] = Some(permit);
         }
@@ -227,40 +237,23 @@ pub(super) fn priority(context: &Context) -> Option<Priority> {
     context.header("x-guildhall-priority").and_then(Priority::parse)
 }
 
-/// A refusal as the headers about limits show it.
-fn exhausted(refusal: &Refusal) -> Headroom {
-    let quota = Quota {
-        limit: refusal.rule.limit,
-        remaining: refusal.rule.limit.saturating_sub(refusal.used),
-        reset: refusal.reset,
-    };
-    let mut headroom = Headroom::default();
-    match refusal.rule.kind.resource() {
-        Resource::Requests => headroom.requests = Some(quota),
-        Resource::InputTokens | Resource::OutputTokens | Resource::Tokens => headroom.tokens = Some(quota),
-        Resource::Cost => {}
-    }
-    headroom
-}
-
 fn over_limit(refusal: &Refusal) -> ApiError {
-    let of = &refusal.subject;
-    let name = refusal.rule.kind.name();
-    if refusal.rule.kind.resource() == Resource::Cost {
+    let (of, name) = (&refusal.subject, refusal.rule.kind.name());
+    let mut error = if refusal.rule.kind.resource() == Resource::Cost {
         let limit = Usd::from_nanos(refusal.rule.limit).dollars();
         let message = format!("{of} has spent its budget: {name} is {limit} USD");
-        let mut error = ApiError::new(ErrorKind::BudgetExceeded, message);
-        error.retry_after = None;
-        return error;
-    }
-    let limit = refusal.rule.limit;
-    let Some(wait) = refusal.retry_after else {
-        let message = format!("this request alone is more than {of} may use: {name} is {limit}");
-        return ApiError::new(ErrorKind::RateLimited, message).not_to_be_retried();
+        ApiError::new(ErrorKind::BudgetExceeded, message)
+    } else {
+        let limit = refusal.rule.limit;
+        let message = if refusal.retry_after.is_some() {
+            format!("{of} has reached its limit: {name} is {limit}")
+        } else {
+            format!("this request alone is more than {of} may use: {name} is {limit}")
+        };
+        ApiError::new(ErrorKind::RateLimited, message)
     };
-    let message = format!("{of} has reached its limit: {name} is {limit}");
-    let mut error = ApiError::new(ErrorKind::RateLimited, message);
-    error.retry_after = Some(u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX));
+    error.retry_after = refusal.retry_after.map(|wait| u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX));
+    error.pointless = refusal.is_final();
     error
 }
 
