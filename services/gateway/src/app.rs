@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use admission::Embedded;
 use encoder::{Bundle, Encoder, Runtime};
 use experts::{Client, Registry};
 use prometheus_client::registry::Registry as MetricsRegistry;
@@ -115,7 +114,7 @@ impl App {
             gatekeeper: Gatekeeper {
                 open: config.data.listen.ip().is_loopback() || config.data.open_to_network,
             },
-            ledger: Arc::new(Embedded::new()),
+            ledger: Arc::new(crate::usage::restore(&store)?),
             decisions: Arc::new(DecisionLog::new(config.telemetry.decisions)),
             sessions: Sessions::new(SESSIONS),
             metrics: Metrics::register(&mut metrics),

@@ -21,3 +21,4 @@ pub mod problem;
 mod reload;
 mod session;
 pub mod telemetry;
+mod usage;

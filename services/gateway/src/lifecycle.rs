@@ -64,6 +64,9 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..server };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
     let admin = tokio::spawn(serve(listeners.admin, admin, admin_config, stop_admin.clone()));
+    let stop_usage = CancellationToken::new();
+    let store = app.pipeline.catalog.store().clone();
+    let usage = tokio::spawn(crate::usage::keep(app.pipeline.ledger.clone(), store, stop_usage.clone()));
     let stop_watch = CancellationToken::new();
     let watch = match file {
         Some(file) => {
@@ -101,6 +104,11 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         && let Err(error) = watch.await
     {
         tracing::error!(%error, "the watch over the configuration file failed");
+    }
+    // After the last request has been settled.
+    stop_usage.cancel();
+    if let Err(error) = usage.await {
+        tracing::error!(%error, "what was used of budgets could not be stored");
     }
     stop_admin.cancel();
     if let Err(error) = admin.await {
