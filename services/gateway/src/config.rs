@@ -10,6 +10,7 @@ mod load;
 mod router;
 mod store;
 mod telemetry;
+mod tls;
 
 pub use admin::AdminConfig;
 pub use data::DataConfig;
@@ -17,6 +18,7 @@ pub use load::{ConfigError, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
+pub use tls::{ClientAuth, TlsConfig, TlsVersion};
 
 use experts::ExpertSpec;
 use routing::{ExpertId, PolicyConfig};

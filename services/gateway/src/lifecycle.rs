@@ -9,6 +9,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::http::server::{ServerConfig, serve};
@@ -56,10 +57,16 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
         drain,
     };
     let data = crate::http::DataPlane::new(app.pipeline.clone());
-    let data = tokio::spawn(serve(listeners.data, data, config, stop_data.clone()));
+    let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, config, stop_data.clone()));
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..config };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
-    let admin = tokio::spawn(serve(listeners.admin, admin, admin_config, stop_admin.clone()));
+    let admin =
+        tokio::spawn(serve(listeners.admin, app.tls.admin.clone(), admin, admin_config, stop_admin.clone()));
+    let renewals = TaskTracker::new();
+    for tls in [&app.tls.data, &app.tls.admin].into_iter().flatten() {
+        renewals.spawn(tls.clone().watch(stop_data.clone()));
+    }
+    renewals.close();
     app.ready.set(true);
     let mut stopped = async || {
         tokio::select! {
@@ -82,6 +89,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
         },
         () = stopped() => tracing::warn!("second signal, open requests are ended"),
     }
+    renewals.wait().await;
     stop_admin.cancel();
     if let Err(error) = admin.await {
         tracing::error!(%error, "the admin plane failed");

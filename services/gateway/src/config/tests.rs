@@ -86,6 +86,18 @@ routes:
 }
 
 #[test]
+fn tls_is_off_by_default_and_its_keys_must_fit_together() {
+    let config =
+        parse("data: {tls: {cert_file: a.pem, key_file: b.pem, min_version: tls1.3}}", &env).unwrap();
+    assert_eq!(config.data.tls.map(|t| t.min_version), Some(TlsVersion::V1_3));
+    assert_eq!(config.admin.tls, None);
+    let text = problems("admin: {tls: {cert_file: '', key_file: b.pem, client_auth: optional}}");
+    assert!(text.contains("admin.tls.cert_file: ") && text.contains("admin.tls.client_auth: "), "{text}");
+    let text = problems("data: {tls: {cert_file: a.pem}}");
+    assert!(text.starts_with("data.tls.key_file: missing field"), "{text}");
+}
+
+#[test]
 fn norway_is_a_name() {
     let config = parse("experts: [{id: no, backend: {kind: constant, text: hi}}]", &env).unwrap();
     assert_eq!(config.experts[0].id.as_str(), "no");
