@@ -5,6 +5,7 @@
 //! checked against each other. Without a file the defaults apply, with the built-in demo experts.
 
 mod admin;
+mod auth;
 mod data;
 mod load;
 mod router;
@@ -13,6 +14,7 @@ mod telemetry;
 mod tls;
 
 pub use admin::AdminConfig;
+pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
 pub use data::DataConfig;
 pub use load::{ConfigError, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
@@ -35,6 +37,8 @@ pub struct Config {
     pub data: DataConfig,
     /// The listener for the admin API, metrics and probes.
     pub admin: AdminConfig,
+    /// Who may call the data plane.
+    pub auth: AuthConfig,
     /// The router model and its encoder.
     pub router: RouterConfig,
     /// The client that calls experts.
@@ -95,6 +99,7 @@ impl Config {
         let mut problems: Vec<Problem> = Vec::new();
         problems.extend(self.data.problems().into_iter().map(|p| p.below("data")));
         problems.extend(self.admin.problems().into_iter().map(|p| p.below("admin")));
+        problems.extend(self.auth.problems().into_iter().map(|p| p.below("auth")));
         problems.extend(self.router.problems().into_iter().map(|p| p.below("router")));
         if self.data.listen == self.admin.listen && self.data.listen.port() != 0 {
             problems.push(Problem::at(

@@ -98,6 +98,28 @@ fn tls_is_off_by_default_and_its_keys_must_fit_together() {
 }
 
 #[test]
+fn an_issuer_of_tokens_needs_an_audience_and_keys_that_can_be_trusted() {
+    let text = problems(
+        "auth:
+  jwt:
+    - {issuer: 'https://a.example', audience: []}
+    - {issuer: a.example, audience: [chat]}
+    - {issuer: a.example, audience: [chat], jwks_url: 'http://a.example/keys'}
+    - {issuer: a.example, audience: [chat], jwks_file: keys.json, teams: {a: b}, algorithms: []}
+",
+    );
+    for place in ["[0].audience", "[1].issuer", "[2].jwks_url", "[3].teams", "[3].algorithms"] {
+        assert!(text.contains(&format!("auth.jwt{place}: ")), "{place} is missing in:\n{text}");
+    }
+    for weak in ["none", "HS256"] {
+        let text = problems(&format!(
+            "auth: {{jwt: [{{issuer: 'https://a.example', audience: [chat], algorithms: [{weak}]}}]}}"
+        ));
+        assert!(text.starts_with("auth.jwt[0].algorithms[0]: unknown variant"), "{text}");
+    }
+}
+
+#[test]
 fn norway_is_a_name() {
     let config = parse("experts: [{id: no, backend: {kind: constant, text: hi}}]", &env).unwrap();
     assert_eq!(config.experts[0].id.as_str(), "no");

@@ -1,0 +1,7 @@
+//! Who calls.
+
+pub mod jwks;
+pub mod jwt;
+
+#[cfg(test)]
+mod tests;
