@@ -12,6 +12,7 @@ mod router;
 mod store;
 mod telemetry;
 mod tls;
+mod traces;
 
 pub use admin::AdminConfig;
 pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
@@ -21,6 +22,7 @@ pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
 pub use tls::{ClientAuth, TlsConfig, TlsVersion};
+pub use traces::{SemConv, TracesConfig};
 
 use experts::ExpertSpec;
 use routing::{ExpertId, PolicyConfig};
@@ -101,6 +103,8 @@ impl Config {
         problems.extend(self.admin.problems().into_iter().map(|p| p.below("admin")));
         problems.extend(self.auth.problems().into_iter().map(|p| p.below("auth")));
         problems.extend(self.router.problems().into_iter().map(|p| p.below("router")));
+        let traces = self.telemetry.traces.iter().flat_map(TracesConfig::problems);
+        problems.extend(traces.map(|p| p.below("telemetry.traces")));
         if self.data.listen == self.admin.listen && self.data.listen.port() != 0 {
             problems.push(Problem::at(
                 "admin.listen",

@@ -20,4 +20,4 @@ pub mod outbound;
 pub mod pipeline;
 pub mod problem;
 mod session;
-mod telemetry;
+pub mod telemetry;

@@ -115,7 +115,7 @@ fn resolve(value: Value, path: &str, env: &Env<'_>, problems: &mut Vec<Problem>)
 }
 
 fn is_secret(path: &str) -> bool {
-    path == "admin.token" || path.ends_with(".api_key")
+    path == "admin.token" || path.ends_with(".api_key") || path.starts_with("telemetry.traces.headers.")
 }
 
 /// A secret given as `file:PATH` is the file's first line.

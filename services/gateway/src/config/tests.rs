@@ -120,6 +120,36 @@ fn an_issuer_of_tokens_needs_an_audience_and_keys_that_can_be_trusted() {
 }
 
 #[test]
+fn traces_are_off_by_default_and_their_headers_are_secrets() {
+    assert_eq!(parse("", &env).unwrap().telemetry.traces, None);
+    let config = parse("telemetry: {traces: {headers: {x-key: '${KEY}'}}}", &env).unwrap();
+    assert!(!format!("{config:?}").contains("sk-secret"));
+    let traces = config.telemetry.traces.unwrap();
+    assert_eq!(traces.headers["x-key"].expose(), "sk-secret-of-the-test");
+    assert!(traces.sample_ratio < 0.02 && !traces.capture_content);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "from-a-file\n").unwrap();
+    let text = format!("telemetry: {{traces: {{headers: {{x-key: 'file:{}'}}}}}}", file.display());
+    let traces = parse(&text, &env).unwrap().telemetry.traces.unwrap();
+    assert_eq!(traces.headers["x-key"].expose(), "from-a-file");
+    let text = problems(
+        "telemetry:
+  traces:
+    endpoint: collector:4318
+    headers: {'a b': c}
+    sample_ratio: 1.5
+    capture_content: true
+    semconv: v1.36
+    queue_requests: 0
+",
+    );
+    for key in ["endpoint", "headers.a b", "sample_ratio", "capture_content", "queue_requests"] {
+        assert!(text.contains(&format!("telemetry.traces.{key}: ")), "{key} is missing in:\n{text}");
+    }
+}
+
+#[test]
 fn norway_is_a_name() {
     let config = parse("experts: [{id: no, backend: {kind: constant, text: hi}}]", &env).unwrap();
     assert_eq!(config.experts[0].id.as_str(), "no");
