@@ -37,11 +37,11 @@ async fn however_many_ask_the_issuer_is_asked_once_in_ten_seconds() {
     let unknown = token(&signer, "k9");
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_mins(1) {
-        let asked = (0..50).map(|_| running.verifier.verify_renewed(&unknown, NOW));
+        let asked = (0..20).map(|_| running.verifier.verify_renewed(&unknown, NOW));
         for answer in futures_util::future::join_all(asked).await {
             assert_eq!(answer, Err(JwtError::UnknownKey));
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
     }
     assert!((4..=7).contains(&running.fake.calls()), "{}", running.fake.calls());
     running.stop().await;
