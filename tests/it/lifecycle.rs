@@ -18,7 +18,8 @@ async fn probes_and_metrics_answer_without_a_token() {
     }
     client.post(&gateway.v1("chat/completions"), &ask("auto", "hi")).await.unwrap();
     let metrics = client.get(&format!("{}/metrics", gateway.admin)).await.unwrap().text();
-    let line = r#"guildhall_requests_total{route="auto",expert="coder",path="upstream",status="200"} 1"#;
+    let line =
+        r#"guildhall_requests_total{route="auto",category="",expert="coder",path="upstream",status="200"} 1"#;
     assert!(metrics.contains(line), "{metrics}");
     assert!(metrics.contains("guildhall_overhead_seconds_count 1"), "{metrics}");
     assert!(metrics.contains("guildhall_in_flight_requests 0"), "{metrics}");

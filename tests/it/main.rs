@@ -13,5 +13,6 @@ mod chat;
 mod churn;
 mod lifecycle;
 mod openai_client;
+mod reload;
 mod routing;
 mod support;

@@ -86,20 +86,8 @@ impl Gateway {
     /// # Errors
     /// When it does not start; the error holds its output.
     pub fn start_in(folder: &Path, config: &str) -> Result<Self> {
-        let bundle = repository().join("router-models/default");
-        let text = format!(
-            "admin: {{listen: '127.0.0.1:0', token: {TOKEN}}}\nstore: {{path: '{}'}}\n{}{config}\n",
-            folder.join("store.redb").display(),
-            if config.contains("\nrouter:") || config.starts_with("router:") {
-                String::new()
-            } else {
-                format!("router: {{bundle: '{}'}}\n", bundle.display())
-            }
-        );
-        let text =
-            if config.contains("data:") { text } else { format!("data: {{listen: '127.0.0.1:0'}}\n{text}") };
         let file = folder.join("guildhall.yaml");
-        std::fs::write(&file, text)?;
+        std::fs::write(&file, whole(folder, config))?;
         let mut command = Command::new(binary("guildhall")?);
         command.arg("serve").arg("--config").arg(&file).current_dir(folder);
         if let Ok(library) = onnxruntime() {
@@ -152,6 +140,16 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Replaces the configuration file by another one, as an editor does: written beside it and moved over.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn rewrite(&self, config: &str) -> Result<()> {
+        let new = self.folder.join("guildhall.yaml.new");
+        std::fs::write(&new, whole(&self.folder, config))?;
+        Ok(std::fs::rename(new, self.folder.join("guildhall.yaml"))?)
     }
 
     /// What it wrote to standard output so far.
@@ -231,6 +229,21 @@ impl Gateway {
         }
         bail!("the gateway did not end:\n{}", self.errors())
     }
+}
+
+/// A configuration with what every test gateway needs.
+fn whole(folder: &Path, config: &str) -> String {
+    let bundle = repository().join("router-models/default");
+    let text = format!(
+        "admin: {{listen: '127.0.0.1:0', token: {TOKEN}}}\nstore: {{path: '{}'}}\n{}{config}\n",
+        folder.join("store.redb").display(),
+        if config.contains("\nrouter:") || config.starts_with("router:") {
+            String::new()
+        } else {
+            format!("router: {{bundle: '{}'}}\n", bundle.display())
+        }
+    );
+    if config.contains("data:") { text } else { format!("data: {{listen: '127.0.0.1:0'}}\n{text}") }
 }
 
 impl Drop for Gateway {

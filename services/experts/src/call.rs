@@ -41,6 +41,15 @@ pub enum Operation {
 impl Operation {
     pub(crate) const ALL: [Self; 3] = [Self::ChatCompletions, Self::Completions, Self::Embeddings];
 
+    /// Its name in records and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "chat",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+        }
+    }
+
     /// The path below an upstream's base URL.
     pub fn path(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use routing::{Availability, Capabilities, ExpertFacts, ExpertId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::call::Usage;
 use crate::kind::Backend;
 
 /// An expert as it is configured or registered.
@@ -200,6 +201,12 @@ impl ExpertSpec {
 }
 
 impl Cost {
+    /// What tokens cost, in USD.
+    pub fn of(self, usage: Usage) -> f64 {
+        let part = |price: f32, tokens: u64| f64::from(price) * tokens as f64 / 1e6;
+        part(self.input, usage.prompt_tokens) + part(self.output, usage.completion_tokens)
+    }
+
     /// One price for comparisons: three parts prompt to one part answer.
     pub fn blended(self) -> f32 {
         0.75 * self.input + 0.25 * self.output

@@ -13,14 +13,16 @@ use tokio::sync::Semaphore;
 
 use crate::admin::token::{AdminToken, TokenHash};
 use crate::catalog::{Catalog, Category, ChangeError};
-use crate::config::{Config, RouterConfig, RouterLoad};
+use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig};
 use crate::decision::DecisionLog;
 use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::problem::Problem;
+use crate::reload::Current;
 use crate::session::Sessions;
+use crate::telemetry::access::AccessLog;
 
 /// Conversations whose expert is remembered.
 const SESSIONS: usize = 16_384;
@@ -52,8 +54,8 @@ pub enum StartError {
 pub struct App {
     /// The data plane.
     pub pipeline: Arc<Pipeline>,
-    /// What it was configured with.
-    pub config: Config,
+    /// What it is configured with.
+    pub current: Current,
     /// All metrics.
     pub metrics: Arc<MetricsRegistry>,
     /// The admin API's token.
@@ -109,9 +111,8 @@ impl App {
         let categories = encoder.as_ref().map(categories).unwrap_or_default();
         let client = Client::new(&config.upstream).map_err(|e| StartError::Upstream(e.to_string()))?;
         let registry = Registry::new(client);
-        let catalog =
-            Catalog::open(config.experts.clone(), config.routes.clone(), categories, registry, store.clone())
-                .map_err(StartError::Config)?;
+        let catalog = Catalog::open(config.declared(), categories, registry, store.clone())
+            .map_err(StartError::Config)?;
         let (token, new_token) = admin_token(&config, &store, world.token_bytes)?;
         let pipeline = Pipeline {
             catalog: Arc::new(catalog),
@@ -120,19 +121,28 @@ impl App {
             decisions: Arc::new(DecisionLog::new(config.telemetry.decisions)),
             sessions: Sessions::new(SESSIONS),
             metrics: Metrics::register(&mut metrics),
+            access: access_log(&config.telemetry),
             limits: config.data.clone(),
             places: Arc::new(Semaphore::new(config.data.max_in_flight)),
             ids: Ids::new(world.seed),
         };
         Ok(Self {
             pipeline: Arc::new(pipeline),
-            config,
+            current: Current::new(config),
             metrics: Arc::new(metrics),
             token,
             new_token,
             tls,
             ready: Arc::default(),
         })
+    }
+}
+
+fn access_log(config: &TelemetryConfig) -> Option<AccessLog> {
+    match config.access_log {
+        AccessTarget::Off => None,
+        AccessTarget::Stdout => Some(AccessLog::new(config.format, std::io::stdout())),
+        AccessTarget::Stderr => Some(AccessLog::new(config.format, std::io::stderr())),
     }
 }
 

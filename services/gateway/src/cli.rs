@@ -126,8 +126,11 @@ impl ConfigArgs {
     fn load(&self) -> Result<Config, Failure> {
         let env = |name: &str| std::env::var(name).ok();
         let mut config = match &self.config {
-            Some(path) => crate::config::load(path, &env)
-                .map_err(|e| Failure::Usage(format!("{}:\n{e}", path.display())))?,
+            Some(path) => {
+                crate::config::load(path, &env)
+                    .map_err(|e| Failure::Usage(format!("{}:\n{e}", path.display())))?
+                    .config
+            }
             None => Config::demo(),
         };
         if self.onnxruntime.is_some() {

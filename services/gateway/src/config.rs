@@ -7,6 +7,7 @@
 mod admin;
 mod auth;
 mod data;
+mod keys;
 mod load;
 mod router;
 mod store;
@@ -17,22 +18,25 @@ mod traces;
 pub use admin::AdminConfig;
 pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
 pub use data::DataConfig;
-pub use load::{ConfigError, load, parse, yaml};
+pub use keys::{FileKey, FileSecret};
+pub use load::{ConfigError, Loaded, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
-pub use telemetry::{LogFormat, TelemetryConfig};
+pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};
 pub use tls::{ClientAuth, TlsConfig, TlsVersion};
 pub use traces::{SemConv, TracesConfig};
 
+use admission::{GateConfig, KeySpec, Limits, TeamSpec};
 use experts::ExpertSpec;
 use routing::{ExpertId, PolicyConfig};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::catalog::Declared;
 use crate::problem::Problem;
 
 /// The whole configuration.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The listener for chat traffic.
@@ -53,6 +57,10 @@ pub struct Config {
     pub experts: Vec<ExpertSpec>,
     /// The public virtual models. `auto` is the one used when a request names none.
     pub routes: Vec<RouteSpec>,
+    /// Teams: limits and access that keys share.
+    pub teams: Vec<TeamSpec>,
+    /// API keys. Those of the file are read-only in the admin API, which can make others.
+    pub keys: Vec<KeySpec<FileSecret>>,
 }
 
 /// A public virtual model name bound to a policy.
@@ -73,6 +81,31 @@ pub struct RouteSpec {
     /// Longest time for a whole request, in milliseconds; the expert's own limit applies as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// What happens when the router is late or broken.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub when_router_fails: WhenRouterFails,
+    /// How much all its requests together may use.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// How many of its requests may be in progress, and how many may wait.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub concurrency: GateConfig,
+}
+
+/// What happens to a request when the router is late or broken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenRouterFails {
+    /// The route's default expert answers, and the answer's headers say so.
+    #[default]
+    Default,
+    /// It is refused with 503. For routes whose policy is there to refuse: they must not let through what
+    /// nobody has looked at.
+    Refuse,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl RouteSpec {
@@ -85,6 +118,13 @@ impl RouteSpec {
         if self.timeout_ms == Some(0) {
             problems.push(Problem::at("timeout_ms", "must be above 0; leave it out for no limit of its own"));
         }
+        let own = |p: admission::Problem| Problem::at(p.path, p.message);
+        problems.extend(self.limits.problems().into_iter().map(|p| own(p).below("limits")));
+        if self.limits.concurrent.is_some() || self.limits.queue.is_some() {
+            let message = "belongs to `concurrency` on a route, which says more about waiting";
+            problems.push(Problem::at("limits.concurrent", message));
+        }
+        problems.extend(self.concurrency.problems().into_iter().map(|p| own(p).below("concurrency")));
         problems
     }
 }
@@ -94,6 +134,38 @@ impl Config {
     /// experts that say what they are.
     pub fn demo() -> Self {
         load::parse(include_str!("config/demo.yaml"), &|_| None).unwrap_or_default()
+    }
+
+    /// The objects that can change while the gateway runs.
+    pub fn declared(&self) -> Declared {
+        Declared {
+            experts: self.experts.clone(),
+            routes: self.routes.clone(),
+            teams: self.teams.clone(),
+            keys: self.keys.iter().map(keys::declared).collect(),
+        }
+    }
+
+    /// Takes over another configuration's objects of [`Config::declared`].
+    pub fn take_declared(&mut self, other: Self) {
+        self.experts = other.experts;
+        self.routes = other.routes;
+        self.teams = other.teams;
+        self.keys = other.keys;
+    }
+
+    /// The sections that differ from another configuration's and are read at the start only.
+    pub fn need_restart(&self, other: &Self) -> Vec<&'static str> {
+        let sections = [
+            ("data", self.data == other.data),
+            ("admin", self.admin == other.admin),
+            ("auth", self.auth == other.auth),
+            ("router", self.router == other.router),
+            ("upstream", self.upstream == other.upstream),
+            ("store", self.store == other.store),
+            ("telemetry", self.telemetry == other.telemetry),
+        ];
+        sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
     }
 
     /// What can be checked without the router bundle and the store.
@@ -119,6 +191,7 @@ impl Config {
                 problems.push(Problem::at(format!("experts[{i}].id"), message));
             }
         }
+        problems.extend(keys::problems(&self.keys, &self.teams));
         for (i, route) in self.routes.iter().enumerate() {
             problems.extend(route.problems().into_iter().map(|p| p.below(&format!("routes[{i}]"))));
             if let Some(first) = self.routes[..i].iter().position(|r| r.id == route.id) {

@@ -103,6 +103,25 @@ pub struct Attempt {
     pub duration_us: u64,
 }
 
+impl Attempt {
+    /// A try of an expert of which nothing is known yet.
+    pub fn new(expert: ExpertId) -> Self {
+        Self { expert, status: None, error: None, duration_us: 0 }
+    }
+}
+
+/// Who sent a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Caller {
+    /// The key's id, or the token's subject.
+    #[schema(value_type = String)]
+    pub key: Arc<str>,
+    /// The team that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub team: Option<Arc<str>>,
+}
+
 /// A category with its probability.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Scored {
@@ -122,6 +141,16 @@ pub struct Decision {
     pub request_id: String,
     /// When, in milliseconds since 1970 UTC.
     pub time_ms: u64,
+    /// What was asked for: `chat`, `completions`, `embeddings`, `messages` or `responses`.
+    pub operation: &'static str,
+    /// Whether the answer was to be streamed.
+    pub stream: bool,
+    /// Whose key the request came with; null where none is needed.
+    pub caller: Option<Caller>,
+    /// What the client tagged the request with.
+    pub tags: Vec<String>,
+    /// The trace that the request belongs to, when it is recorded.
+    pub trace_id: Option<String>,
     /// The model that the client asked for.
     pub model: String,
     /// The route, unless the client named an expert.
@@ -130,6 +159,8 @@ pub struct Decision {
     pub policy: Option<&'static str>,
     /// What the router did.
     pub reading: Reading,
+    /// The most probable category, where the prompt was read.
+    pub category: Option<Arc<str>>,
     /// What the policy saw, and the plan it made of it.
     pub planned: Option<Arc<Planned>>,
     /// The experts that were tried, in order.
@@ -140,11 +171,46 @@ pub struct Decision {
     pub path: Option<Path>,
     /// The status sent to the client.
     pub status: u16,
+    /// The code of the gateway's own error, when that was the answer.
+    pub error: Option<&'static str>,
     /// Microseconds that the gateway itself took until the answer's head.
     pub overhead_us: u64,
+    /// Microseconds that the request waited for a place.
+    pub queue_us: u64,
     /// How the answer ended; absent while it is under way.
     #[serde(serialize_with = "when_set")]
     pub outcome: OnceLock<Outcome>,
+}
+
+#[cfg(test)]
+impl Decision {
+    /// A record of a request that nothing is known of yet.
+    pub(crate) fn example(id: DecisionId) -> Self {
+        Self {
+            id,
+            request_id: "r".into(),
+            time_ms: 0,
+            operation: "chat",
+            stream: false,
+            caller: None,
+            tags: Vec::new(),
+            trace_id: None,
+            model: "auto".into(),
+            route: None,
+            policy: None,
+            reading: Reading::NotNeeded,
+            category: None,
+            planned: None,
+            attempts: Vec::new(),
+            expert: None,
+            path: None,
+            status: 200,
+            error: None,
+            overhead_us: 0,
+            queue_us: 0,
+            outcome: OnceLock::new(),
+        }
+    }
 }
 
 fn when_set<S: serde::Serializer>(outcome: &OnceLock<Outcome>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -199,10 +265,13 @@ impl Serialize for Planned {
 }
 
 /// How an answer ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Outcome {
-    /// Milliseconds from the request's arrival to the answer's last byte.
-    pub duration_ms: u64,
+    /// Microseconds from the request's arrival to the answer's last byte.
+    pub duration_us: u64,
+    /// Microseconds from the request's arrival to the first byte of the answer's body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte_us: Option<u64>,
     /// How it ended.
     pub end: End,
     /// Tokens of the prompt, as the expert counted them.
@@ -211,6 +280,9 @@ pub struct Outcome {
     /// Tokens of the answer, as the expert counted them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<u64>,
+    /// What the tokens cost in USD, by the expert's declared prices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
 }
 
 /// How an answer's body ended.
@@ -223,6 +295,17 @@ pub enum End {
     Cut,
     /// The client left.
     ClientLeft,
+}
+
+impl End {
+    /// The word for it in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Cut => "cut",
+            Self::ClientLeft => "client_left",
+        }
+    }
 }
 
 /// The most recent decisions.
@@ -269,22 +352,7 @@ mod tests {
     use super::*;
 
     fn decision(id: u64) -> Arc<Decision> {
-        Arc::new(Decision {
-            id: DecisionId(id),
-            request_id: "r".into(),
-            time_ms: 0,
-            model: "auto".into(),
-            route: None,
-            policy: None,
-            reading: Reading::NotNeeded,
-            planned: None,
-            attempts: Vec::new(),
-            expert: None,
-            path: None,
-            status: 200,
-            overhead_us: 0,
-            outcome: OnceLock::new(),
-        })
+        Arc::new(Decision::example(DecisionId(id)))
     }
 
     #[test]

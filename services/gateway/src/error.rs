@@ -139,6 +139,11 @@ impl ApiError {
         self.kind.answer().0
     }
 
+    /// For programs: which error.
+    pub fn code(&self) -> &'static str {
+        self.kind.answer().2
+    }
+
     /// The JSON body.
     pub fn body(&self) -> Vec<u8> {
         #[derive(Serialize)]

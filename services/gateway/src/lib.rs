@@ -19,5 +19,6 @@ mod metrics;
 pub mod outbound;
 pub mod pipeline;
 pub mod problem;
+mod reload;
 mod session;
 pub mod telemetry;

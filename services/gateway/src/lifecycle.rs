@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,22 +47,34 @@ impl Listeners {
 
 /// Serves until a stop signal, then drains: not ready first, no new connections, open requests finish
 /// within the drain time. A second signal ends at once. The admin plane answers until the end.
-pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
+///
+/// `file` is the configuration file, whose changes are taken over meanwhile.
+pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBuf>) -> io::Result<()> {
+    let config = app.current.config();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let drain = Duration::from_millis(app.config.data.drain_ms);
-    let config = ServerConfig {
-        max_header_bytes: app.config.data.max_header_bytes,
+    let drain = Duration::from_millis(config.data.drain_ms);
+    let server = ServerConfig {
+        max_header_bytes: config.data.max_header_bytes,
         head_patience: Duration::from_secs(30),
         drain,
     };
     let data = crate::http::DataPlane::new(app.pipeline.clone());
-    let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, config, stop_data.clone()));
-    let admin_config = ServerConfig { drain: Duration::from_secs(1), ..config };
+    let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, server, stop_data.clone()));
+    let admin_config = ServerConfig { drain: Duration::from_secs(1), ..server };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
     let admin =
         tokio::spawn(serve(listeners.admin, app.tls.admin.clone(), admin, admin_config, stop_admin.clone()));
+    let stop_watch = CancellationToken::new();
+    let watch = match file {
+        Some(file) => {
+            let watch =
+                crate::reload::watch(app.clone(), file, signal(SignalKind::hangup())?, stop_watch.clone());
+            Some(tokio::spawn(watch))
+        }
+        None => None,
+    };
     let renewals = TaskTracker::new();
     for tls in [&app.tls.data, &app.tls.admin].into_iter().flatten() {
         renewals.spawn(tls.clone().watch(stop_data.clone()));
@@ -77,9 +90,10 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
     stopped().await;
     app.ready.set(false);
     tracing::info!(
-        drain.ms = app.config.data.drain_ms,
+        drain.ms = config.data.drain_ms,
         "stopping: open requests finish, a second signal ends them"
     );
+    stop_watch.cancel();
     stop_data.cancel();
     tokio::select! {
         finished = data => match finished {
@@ -90,6 +104,11 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
         () = stopped() => tracing::warn!("second signal, open requests are ended"),
     }
     renewals.wait().await;
+    if let Some(watch) = watch
+        && let Err(error) = watch.await
+    {
+        tracing::error!(%error, "the watch over the configuration file failed");
+    }
     stop_admin.cancel();
     if let Err(error) = admin.await {
         tracing::error!(%error, "the admin plane failed");

@@ -35,11 +35,12 @@ use tokio::sync::Semaphore;
 
 use crate::catalog::Catalog;
 use crate::config::DataConfig;
-use crate::decision::{Decision, DecisionId, DecisionLog, Reading};
+use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
 use crate::error::ApiError;
 use crate::ids::Ids;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Refused};
 use crate::session::Sessions;
+use crate::telemetry::access::AccessLog;
 
 pub use route::Explanation;
 pub(crate) use route::unknown as unknown_model;
@@ -60,6 +61,8 @@ pub struct Pipeline {
     pub metrics: Metrics,
     /// What the data plane accepts.
     pub limits: DataConfig,
+    /// Where finished requests are logged, if they are.
+    pub access: Option<AccessLog>,
     /// Places for requests in progress.
     pub places: Arc<Semaphore>,
     /// Makes ids and seeds.
@@ -85,7 +88,7 @@ impl Pipeline {
     /// request's id and its record.
     pub async fn answer(self: &Arc<Self>, operation: Operation, parts: Parts, body: Body) -> Response<Body> {
         let context = Context::new(parts.headers, self.ids.decision());
-        let mut trace = route::Trace::default();
+        let mut trace = route::Trace::new(operation.name());
         match self.phases(operation, &context, body, &mut trace).await {
             Ok(response) => response,
             Err(error) => self.refuse(&context, &mut trace, error),
@@ -96,6 +99,7 @@ impl Pipeline {
     /// limits; its answer gets the same headers, metrics and record as any other.
     pub async fn answer_locally<F>(
         self: &Arc<Self>,
+        operation: Operation,
         parts: Parts,
         body: Body,
         work: impl FnOnce(Bytes) -> F,
@@ -104,7 +108,7 @@ impl Pipeline {
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
         let context = Context::new(parts.headers, self.ids.decision());
-        let mut trace = route::Trace::default();
+        let mut trace = route::Trace::new(operation.name());
         let answered = match self.admit(&context, body).await {
             Ok(admitted) => work(admitted.body).await,
             Err(error) => Err(error),
@@ -113,8 +117,7 @@ impl Pipeline {
             Ok(response) => {
                 let mut decision = trace.decision(&context);
                 decision.status = response.status().as_u16();
-                decision.overhead_us = micros(context.arrival.elapsed());
-                self.record(&context, &trace, Arc::new(decision), response)
+                self.settle(&context, &trace, decision, response)
             }
             Err(error) => self.refuse(&context, &mut trace, error),
         }
@@ -129,6 +132,7 @@ impl Pipeline {
     ) -> Result<Response<Body>, ApiError> {
         let admitted = self.admit(context, body).await?;
         let request = decode::decode(operation, admitted.body, self.limits.max_json_depth)?;
+        trace.stream = request.stream;
         let view = self.catalog.view();
         let target = Self::resolve(&view, &request, context, trace)?;
         let planned = self.plan(&view, &target, &request, context, trace).await;
@@ -141,8 +145,34 @@ impl Pipeline {
         use axum::response::IntoResponse;
         let mut decision = trace.decision(context);
         decision.status = error.status().as_u16();
-        decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited));
-        self.record(context, trace, Arc::new(decision), error.into_response())
+        decision.error = Some(error.code());
+        self.metrics.refusals.get_or_create(&Refused { code: error.code() }).inc();
+        let response = error.into_response();
+        self.settle(context, trace, decision, response)
+    }
+
+    /// Completes the record of a request that no expert answered, and answers.
+    fn settle(
+        &self,
+        context: &Context,
+        trace: &route::Trace,
+        mut decision: Decision,
+        response: Response<Body>,
+    ) -> Response<Body> {
+        let elapsed = context.arrival.elapsed();
+        decision.overhead_us = micros(elapsed.saturating_sub(trace.waited));
+        let decision = Arc::new(decision);
+        let response = self.record(context, trace, decision.clone(), response);
+        let outcome = Outcome {
+            duration_us: micros(elapsed),
+            first_byte_us: None,
+            end: End::Complete,
+            prompt_tokens: None,
+            completion_tokens: None,
+            cost_usd: None,
+        };
+        self.finish(&decision, outcome);
+        response
     }
 
     /// Puts our headers on an answer and its decision in the log.

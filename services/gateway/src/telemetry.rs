@@ -5,6 +5,8 @@ mod otlp;
 pub mod spans;
 pub mod trace;
 
+pub mod access;
+
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;

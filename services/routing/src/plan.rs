@@ -50,6 +50,19 @@ pub enum Basis {
     Unread,
 }
 
+impl Basis {
+    /// The word for it in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Confident => "confident",
+            Self::Uncertain => "uncertain",
+            Self::Session => "session",
+            Self::Fixed => "fixed",
+            Self::Unread => "unread",
+        }
+    }
+}
+
 /// Why a candidate stands where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]

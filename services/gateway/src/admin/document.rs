@@ -1,5 +1,6 @@
 //! The parts of the `OpenAPI` document that no handler owns.
 
+use crate::config::FileSecret;
 use serde::Serialize;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
@@ -23,7 +24,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
         (name = "routing", description = "Routes, categories and the mapping between categories and experts"),
         (name = "operation", description = "What was decided, what is configured, what was changed")
     ),
-    components(schemas(ErrorBody, ErrorObject)),
+    components(schemas(ErrorBody, ErrorObject, FileSecret)),
     security(("admin_token" = [])),
     modifiers(&Scheme)
 )]

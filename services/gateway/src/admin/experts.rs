@@ -19,7 +19,7 @@ use super::etag::{IfMatch, Tagged, created, segment};
 use super::merge::merge;
 use super::page::{Page, PageParams};
 use super::read::{Body, Name, Params, unprocessable};
-use crate::catalog::{Desired, Edit, Entry, Origin, View};
+use crate::catalog::{Desired, Edit, Entry, Op, Origin, View};
 use crate::error::ApiError;
 use crate::problem::{Problem, from_value};
 
@@ -61,7 +61,7 @@ impl ExpertView {
             spec: entry.value.clone(),
             origin: entry.origin,
             status: ExpertStatus { availability, endpoints },
-            etag: desired.expert_etag(entry),
+            etag: desired.etag(entry),
         }
     }
 }
@@ -103,7 +103,7 @@ fn replacement(
 ) -> Result<Vec<Edit>, ApiError> {
     let entry = find(desired, name)?;
     writable("expert", name, entry.origin)?;
-    if_match.check(&format!("expert `{name}`"), &desired.expert_etag(entry))?;
+    if_match.check(&format!("expert `{name}`"), &desired.etag(entry))?;
     let mut fields = fields(&entry.value);
     fields.entry("id").or_insert_with(|| name.into());
     let spec = read(fields, Some(&entry.value))?;
@@ -111,7 +111,7 @@ fn replacement(
         let message = format!("must be `{name}`, as in the path; an expert is renamed by making a new one");
         return Err(unprocessable(Problem::at("id", message)));
     }
-    Ok(vec![Edit::ReplaceExpert(Box::new(spec), None)])
+    Ok(vec![Edit::Expert(Op::Replace(Box::new(spec), None))])
 }
 
 /// Lists the experts by id.
@@ -150,7 +150,7 @@ pub(super) async fn create(
     strip(&mut fields);
     let spec = read(fields, None)?;
     let id = spec.id.clone();
-    let plan = move |_: &Desired| Ok(vec![Edit::CreateExpert(Box::new(spec))]);
+    let plan = move |_: &Desired| Ok(vec![Edit::Expert(Op::Create(Box::new(spec)))]);
     let desired = admin.change(params, format!("experts.{id}"), plan).await?;
     let view = ExpertView::of(&admin.view(), &desired, find(&desired, id.as_str())?);
     let place = format!("/admin/v1/experts/{}", segment(id.as_str()));
@@ -247,8 +247,8 @@ pub(super) async fn delete(
     let plan = move |desired: &Desired| {
         let entry = find(desired, &name)?;
         writable("expert", &name, entry.origin)?;
-        if_match.check(&format!("expert `{name}`"), &desired.expert_etag(entry))?;
-        Ok(vec![Edit::DeleteExpert(entry.value.id.clone(), None)])
+        if_match.check(&format!("expert `{name}`"), &desired.etag(entry))?;
+        Ok(vec![Edit::Expert(Op::Delete(name, None))])
     };
     admin.change(params, "", plan).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -296,7 +296,7 @@ async fn set_drained(
     let wanted = name.clone();
     let plan = move |desired: &Desired| {
         let entry = find(desired, &wanted)?;
-        if_match.check(&format!("expert `{wanted}`"), &desired.expert_etag(entry))?;
+        if_match.check(&format!("expert `{wanted}`"), &desired.etag(entry))?;
         // Saying what is already so changes nothing, not even the audit log.
         let so = desired.drained.contains(&entry.value.id) == on;
         Ok(if so { Vec::new() } else { vec![Edit::Drain(entry.value.id.clone(), on)] })

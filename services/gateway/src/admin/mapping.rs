@@ -17,7 +17,7 @@ use super::document::{Refused, Unwritten};
 use super::etag::{IfMatch, Tagged, etag_of};
 use super::merge::merge;
 use super::read::{Body, Params};
-use crate::catalog::{Desired, Edit, Origin, View};
+use crate::catalog::{Desired, Edit, Op, Origin, View};
 use crate::error::ApiError;
 use crate::problem::{Problem, nearest};
 
@@ -111,7 +111,7 @@ fn edits(desired: &Desired, mut rows: Rows) -> Result<Vec<Edit>, ApiError> {
             writable("expert", id.as_str(), entry.origin)
                 .map_err(|e| e.with_param(format!("experts.{}", step(id.as_str()))))?;
             let spec = experts::ExpertSpec { skills, ..entry.value.clone() };
-            edits.push(Edit::ReplaceExpert(Box::new(spec), None));
+            edits.push(Edit::Expert(Op::Replace(Box::new(spec), None)));
         }
     }
     Ok(edits)

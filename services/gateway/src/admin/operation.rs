@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::decision::{Decision, DecisionId};
 use crate::error::{ApiError, ErrorKind};
 use crate::pipeline::Explanation;
+use crate::reload::Reload;
 
 /// Which decisions.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -132,15 +133,25 @@ fn write_out(fields: &mut Map<String, Value>) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// The configuration in effect.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ConfigView {
+    /// What became of the latest change of the file.
+    reload: Reload,
+    #[serde(flatten)]
+    config: Config,
+}
+
 /// Shows the configuration in effect, defaults included, secrets as `***`. What was changed since through this
 /// API is not in it.
 #[utoipa::path(
     get, path = "/config",
     operation_id = "getConfig", tag = "operation",
-    responses((status = 200, description = "The configuration", body = Config), Refused)
+    responses((status = 200, description = "The configuration", body = ConfigView), Refused)
 )]
-pub(super) async fn config(State(admin): State<Admin>) -> Json<Config> {
-    Json(admin.app.config.clone())
+pub(super) async fn config(State(admin): State<Admin>) -> Json<ConfigView> {
+    let current = &admin.app.current;
+    Json(ConfigView { reload: current.reload(), config: Config::clone(&current.config()) })
 }
 
 /// Which entries of the audit log.

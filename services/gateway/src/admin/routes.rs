@@ -16,7 +16,7 @@ use super::etag::{IfMatch, Tagged, created, segment};
 use super::merge::merge;
 use super::page::{Page, PageParams};
 use super::read::{Body, Name, Params, unprocessable};
-use crate::catalog::{Desired, Edit, Entry, Origin};
+use crate::catalog::{Desired, Edit, Entry, Op, Origin};
 use crate::config::RouteSpec;
 use crate::error::ApiError;
 use crate::problem::{Problem, from_value};
@@ -34,9 +34,9 @@ pub(super) struct RouteView {
     etag: String,
 }
 
-impl From<&Entry<RouteSpec>> for RouteView {
-    fn from(entry: &Entry<RouteSpec>) -> Self {
-        Self { spec: entry.value.clone(), origin: entry.origin, etag: Desired::route_etag(entry) }
+impl RouteView {
+    fn of(desired: &Desired, entry: &Entry<RouteSpec>) -> Self {
+        Self { spec: entry.value.clone(), origin: entry.origin, etag: desired.etag(entry) }
     }
 }
 
@@ -46,7 +46,7 @@ fn find<'a>(desired: &'a Desired, name: &str) -> Result<&'a Entry<RouteSpec>, Ap
 }
 
 fn shown(desired: &Desired, name: &str) -> Result<Tagged<RouteView>, ApiError> {
-    let view = RouteView::from(find(desired, name)?);
+    let view = RouteView::of(desired, find(desired, name)?);
     Ok(Tagged::ok(view.etag.clone(), view))
 }
 
@@ -69,7 +69,7 @@ pub(super) async fn list(
 ) -> Json<Page<RouteView>> {
     let view = admin.view();
     let entries = view.desired.routes.iter().map(|(id, entry)| (id.as_str(), entry));
-    Json(params.cut(entries, RouteView::from))
+    Json(params.cut(entries, |entry| RouteView::of(&view.desired, entry)))
 }
 
 /// Adds a route. Clients can name it as their `model` at once.
@@ -92,9 +92,9 @@ pub(super) async fn create(
     strip(&mut fields);
     let spec: RouteSpec = from_value(Value::Object(fields)).map_err(unprocessable)?;
     let id = spec.id.clone();
-    let plan = move |_: &Desired| Ok(vec![Edit::CreateRoute(spec)]);
+    let plan = move |_: &Desired| Ok(vec![Edit::Route(Op::Create(Box::new(spec)))]);
     let desired = admin.change(params, format!("routes.{id}"), plan).await?;
-    let view = RouteView::from(find(&desired, id.as_str())?);
+    let view = RouteView::of(&desired, find(&desired, id.as_str())?);
     let place = format!("/admin/v1/routes/{}", segment(id.as_str()));
     Ok(created(params.dry_run, place, &view.etag.clone(), view))
 }
@@ -167,7 +167,7 @@ async fn write(
     let plan = move |desired: &Desired| {
         let entry = find(desired, &id)?;
         writable("route", &id, entry.origin)?;
-        if_match.check(&format!("route `{id}`"), &Desired::route_etag(entry))?;
+        if_match.check(&format!("route `{id}`"), &desired.etag(entry))?;
         let mut fields = fields(&entry.value);
         fields.entry("id").or_insert_with(|| id.as_str().into());
         let spec: RouteSpec = from_value(Value::Object(fields)).map_err(unprocessable)?;
@@ -175,7 +175,7 @@ async fn write(
             let message = format!("must be `{id}`, as in the path; a route is renamed by making a new one");
             return Err(unprocessable(Problem::at("id", message)));
         }
-        Ok(vec![Edit::ReplaceRoute(spec, None)])
+        Ok(vec![Edit::Route(Op::Replace(Box::new(spec), None))])
     };
     let desired = admin.change(params, format!("routes.{name}"), plan).await?;
     shown(&desired, &name)
@@ -197,8 +197,8 @@ pub(super) async fn delete(
     let plan = move |desired: &Desired| {
         let entry = find(desired, &name)?;
         writable("route", &name, entry.origin)?;
-        if_match.check(&format!("route `{name}`"), &Desired::route_etag(entry))?;
-        Ok(vec![Edit::DeleteRoute(entry.value.id.clone(), None)])
+        if_match.check(&format!("route `{name}`"), &desired.etag(entry))?;
+        Ok(vec![Edit::Route(Op::Delete(name, None))])
     };
     admin.change(params, "", plan).await?;
     Ok(StatusCode::NO_CONTENT)

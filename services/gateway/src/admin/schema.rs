@@ -6,7 +6,7 @@
 use routing::{Basis, Candidate, ExpertId, Rejected};
 use utoipa::ToSchema;
 
-use crate::decision::{Attempt, Outcome, Path, Reading, Scored};
+use crate::decision::{Attempt, Caller, Outcome, Path, Reading, Scored};
 
 /// What was decided for one request.
 #[derive(ToSchema)]
@@ -20,6 +20,18 @@ pub(super) struct DecisionSchema {
     request_id: String,
     /// When, in milliseconds since 1970 UTC.
     time_ms: u64,
+    /// What was asked for: `chat`, `completions`, `embeddings`, `messages` or `responses`.
+    operation: String,
+    /// Whether the answer was to be streamed.
+    stream: bool,
+    /// Whose key the request came with; null where none is needed.
+    #[schema(required)]
+    caller: Option<Caller>,
+    /// What the client tagged the request with, by `x-guildhall-tags`.
+    tags: Vec<String>,
+    /// The trace that the request belongs to, when it is recorded.
+    #[schema(required)]
+    trace_id: Option<String>,
     /// The model that the client asked for.
     model: String,
     /// The route, unless the client named an expert.
@@ -30,6 +42,9 @@ pub(super) struct DecisionSchema {
     policy: Option<String>,
     /// What the router did.
     reading: Reading,
+    /// The most probable category, where the prompt was read.
+    #[schema(required)]
+    category: Option<String>,
     /// What the policy saw and planned; null when it was not asked.
     #[schema(required)]
     planned: Option<PlannedSchema>,
@@ -43,8 +58,13 @@ pub(super) struct DecisionSchema {
     path: Option<Path>,
     /// The status sent to the client.
     status: u16,
+    /// The code of the gateway's own error, when that was the answer.
+    #[schema(required)]
+    error: Option<String>,
     /// Microseconds that the gateway itself took until the answer's head.
     overhead_us: u64,
+    /// Microseconds that the request waited for a place.
+    queue_us: u64,
     /// How the answer ended; null while it is under way.
     #[schema(required)]
     outcome: Option<Outcome>,
@@ -104,7 +124,7 @@ pub(super) struct ExplanationSchema {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::{Arc, OnceLock};
+    use std::sync::Arc;
 
     use routing::Plan;
     use serde_json::Value;
@@ -133,22 +153,7 @@ mod tests {
             fleet: Arc::default(),
             plan: Plan { candidates: Vec::new(), rejected: Vec::new(), basis: Basis::Fixed },
         };
-        let decision = Decision {
-            id: DecisionId(1),
-            request_id: "r".into(),
-            time_ms: 0,
-            model: "auto".into(),
-            route: None,
-            policy: None,
-            reading: Reading::NotNeeded,
-            planned: Some(Arc::new(planned)),
-            attempts: Vec::new(),
-            expert: None,
-            path: None,
-            status: 200,
-            overhead_us: 0,
-            outcome: OnceLock::new(),
-        };
+        let decision = Decision { planned: Some(Arc::new(planned)), ..Decision::example(DecisionId(1)) };
         let sent = serde_json::to_value(&decision).unwrap();
         let described = serde_json::to_value(DecisionSchema::schema()).unwrap();
         assert_eq!(keys(&sent), properties(&described));

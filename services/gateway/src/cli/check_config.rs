@@ -19,7 +19,8 @@ pub(super) struct Args {
 /// the bundle can be found.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let env = |name: &str| std::env::var(name).ok();
-    let checked = crate::config::load(&args.file, &env).map_err(|e| e.to_string()).and_then(|config| {
+    let checked = crate::config::load(&args.file, &env).map_err(|e| e.to_string()).and_then(|loaded| {
+        let config = loaded.config;
         let problems = crate::catalog::check_file(&config, categories(&config).as_deref());
         if problems.is_empty() {
             Ok(config)

@@ -33,11 +33,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let app = App::build(config, &world)?;
     let runtime = runtime()?;
     runtime.block_on(async {
-        let listeners = Listeners::bind(app.config.data.listen, app.config.admin.listen)
+        let config = app.current.config();
+        let listeners = Listeners::bind(config.data.listen, config.admin.listen)
             .await
             .map_err(|e| Failure::Other(e.into()))?;
         announce(&app, &listeners, demo)?;
-        run_lifecycle(Arc::new(app), listeners).await?;
+        run_lifecycle(Arc::new(app), listeners, args.config.config.clone()).await?;
         Ok(())
     })
 }

@@ -8,7 +8,7 @@ use super::TlsConfig;
 use crate::problem::Problem;
 
 /// The listener for the admin API, metrics and probes.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// Address and port. Port 0 picks a free one.

@@ -33,14 +33,25 @@ fn list(problems: &[Problem]) -> String {
 /// Looks up an environment variable; a parameter, so that tests need not change the process's own.
 type Env<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
+/// A configuration with the files that it was read from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The file itself and the secret files that it names.
+    pub files: Vec<PathBuf>,
+}
+
 /// Reads and checks a configuration file.
 ///
 /// # Errors
 /// [`ConfigError`] naming the place of everything that is wrong.
-pub fn load(path: &Path, env: &Env<'_>) -> Result<Config, ConfigError> {
+pub fn load(path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse(&text, env)
+    let mut files = vec![path.to_owned()];
+    let config = read(&text, env, &mut files)?;
+    Ok(Loaded { config, files })
 }
 
 /// Reads and checks a configuration's text.
@@ -48,15 +59,19 @@ pub fn load(path: &Path, env: &Env<'_>) -> Result<Config, ConfigError> {
 /// # Errors
 /// [`ConfigError`] naming the place of everything that is wrong.
 pub fn parse(text: &str, env: &Env<'_>) -> Result<Config, ConfigError> {
+    read(text, env, &mut Vec::new())
+}
+
+fn read(text: &str, env: &Env<'_>, files: &mut Vec<PathBuf>) -> Result<Config, ConfigError> {
     let tree: Value = if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
         Value::Object(serde_json::Map::new())
     } else {
         yaml(text).map_err(ConfigError::Yaml)?
     };
-    let mut problems = Vec::new();
-    let tree = resolve(tree, "", env, &mut problems);
-    if !problems.is_empty() {
-        return Err(ConfigError::Invalid(problems));
+    let mut references = References { env, files, problems: Vec::new() };
+    let tree = references.resolve(tree, "");
+    if !references.problems.is_empty() {
+        return Err(ConfigError::Invalid(references.problems));
     }
     let config: Config = from_value(tree).map_err(|p| ConfigError::Invalid(vec![p]))?;
     let problems = config.problems();
@@ -72,60 +87,82 @@ pub fn yaml(text: &str) -> Result<Value, String> {
     serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())
 }
 
-/// Replaces references in every string of the tree.
-fn resolve(value: Value, path: &str, env: &Env<'_>, problems: &mut Vec<Problem>) -> Value {
-    match value {
-        Value::String(text) => match expand(&text, env) {
+/// Replaces references in the strings of a tree, and notes what that brought up.
+struct References<'a> {
+    env: &'a Env<'a>,
+    /// The secret files that were read.
+    files: &'a mut Vec<PathBuf>,
+    problems: Vec<Problem>,
+}
+
+impl References<'_> {
+    fn resolve(&mut self, value: Value, path: &str) -> Value {
+        match value {
+            Value::String(text) => self.text(text, path),
+            Value::Array(items) => {
+                let item = |(i, v)| self.resolve(v, &format!("{path}[{i}]"));
+                Value::Array(items.into_iter().enumerate().map(item).collect())
+            }
+            Value::Object(fields) => {
+                let mut out = serde_json::Map::new();
+                for (key, v) in fields {
+                    let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    let v = self.resolve(v, &at);
+                    // A secret whose variable is set to nothing is a secret that was not given.
+                    if is_secret(&at) && v.as_str() == Some("") {
+                        continue;
+                    }
+                    out.insert(key, v);
+                }
+                Value::Object(out)
+            }
+            other => other,
+        }
+    }
+
+    fn text(&mut self, text: String, path: &str) -> Value {
+        let expanded = expand(&text, self.env).and_then(|expanded| {
+            if !is_secret(path) {
+                return Ok(expanded);
+            }
+            match expanded.strip_prefix("file:").map(PathBuf::from) {
+                Some(file) => {
+                    let secret = secret_file(&file);
+                    self.files.push(file);
+                    secret
+                }
+                None => Ok(expanded),
+            }
+        });
+        match expanded {
             Err(message) => {
-                problems.push(Problem::at(path, message));
+                self.problems.push(Problem::at(path, message));
                 Value::String(text)
             }
-            Ok(expanded) if is_secret(path) => match secret_file(&expanded) {
-                Ok(secret) => Value::String(secret),
-                Err(message) => {
-                    problems.push(Problem::at(path, message));
-                    Value::String(text)
-                }
-            },
             // A value that is one reference and nothing else may stand for a number or a truth value.
-            Ok(expanded) if expanded != text && text.starts_with("${") && text.ends_with('}') => {
+            Ok(expanded)
+                if !is_secret(path) && expanded != text && text.starts_with("${") && text.ends_with('}') =>
+            {
                 scalar(expanded)
             }
             Ok(expanded) => Value::String(expanded),
-        },
-        Value::Array(items) => {
-            let item = |(i, v)| resolve(v, &format!("{path}[{i}]"), env, problems);
-            Value::Array(items.into_iter().enumerate().map(item).collect())
         }
-        Value::Object(fields) => {
-            let mut out = serde_json::Map::new();
-            for (key, v) in fields {
-                let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                let v = resolve(v, &at, env, problems);
-                // A secret whose variable is set to nothing is a secret that was not given.
-                if is_secret(&at) && v.as_str() == Some("") {
-                    continue;
-                }
-                out.insert(key, v);
-            }
-            Value::Object(out)
-        }
-        other => other,
     }
 }
 
 fn is_secret(path: &str) -> bool {
-    path == "admin.token" || path.ends_with(".api_key") || path.starts_with("telemetry.traces.headers.")
+    let header = path.starts_with("telemetry.traces.headers.");
+    header || matches!(path.rsplit('.').next(), Some("api_key" | "token"))
 }
 
 /// A secret given as `file:PATH` is the file's first line.
-fn secret_file(value: &str) -> Result<String, String> {
-    let Some(path) = value.strip_prefix("file:") else { return Ok(value.to_owned()) };
+fn secret_file(path: &Path) -> Result<String, String> {
+    let shown = path.display();
     let text =
-        std::fs::read_to_string(path).map_err(|e| format!("cannot read the secret file {path}: {e}"))?;
+        std::fs::read_to_string(path).map_err(|e| format!("cannot read the secret file {shown}: {e}"))?;
     match text.lines().next().map(str::trim) {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => Err(format!("the secret file {path} is empty")),
+        _ => Err(format!("the secret file {shown} is empty")),
     }
 }
 

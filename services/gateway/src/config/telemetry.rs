@@ -11,6 +11,8 @@ pub struct TelemetryConfig {
     pub log: String,
     /// How it is written.
     pub format: LogFormat,
+    /// Where finished requests are logged, a line each; prompts never are.
+    pub access_log: AccessTarget,
     /// How many recent decisions the admin API can show. Prompts are never kept.
     pub decisions: usize,
     /// Traces of requests. Without it, none are made.
@@ -29,8 +31,27 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where the access log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessTarget {
+    /// Nowhere.
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To standard error, where all other logs go.
+    #[default]
+    Stderr,
+}
+
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log: "info".into(), format: LogFormat::Text, decisions: 1_000, traces: None }
+        Self {
+            log: "info".into(),
+            format: LogFormat::Text,
+            access_log: AccessTarget::default(),
+            decisions: 1_000,
+            traces: None,
+        }
     }
 }

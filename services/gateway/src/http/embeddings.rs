@@ -93,7 +93,7 @@ pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Reque
         return pipeline.answer(Operation::Embeddings, parts, Body::from(collected)).await;
     }
     let work = |body: bytes::Bytes| async move { embed(&encoder, &body).await };
-    pipeline.answer_locally(parts, Body::from(collected), work).await
+    pipeline.answer_locally(Operation::Embeddings, parts, Body::from(collected), work).await
 }
 
 async fn embed(encoder: &Encoder, body: &[u8]) -> Result<Response<Body>, ApiError> {

@@ -6,13 +6,14 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use experts::{Expert, ReplyBody};
+use experts::{Expert, ReplyBody, Usage};
 use http_body::{Body, Frame, SizeHint};
+use prometheus_client::metrics::histogram::Histogram;
 
-use super::Pipeline;
 use super::admit::Place;
+use super::{Pipeline, micros};
 use crate::decision::{Decision, End, Outcome};
-use crate::metrics::{Name, OfExpert};
+use crate::metrics::{Name, OfExpert, OfRoute};
 
 /// An answer's body on its way to the client. Its end, or its drop when the client leaves, completes the
 /// decision record and gives the request's place back.
@@ -22,12 +23,19 @@ pub(super) struct Accounted {
     expert: Arc<Expert>,
     arrival: Instant,
     body: Source,
+    /// When the first piece and the latest one were passed on.
+    passed: Option<(Instant, Instant)>,
+    /// Takes the time between pieces, when they are a stream's.
+    gaps: Option<Histogram>,
     ended: bool,
     _place: Place,
 }
 
-enum Source {
+/// Where the body's bytes come from.
+pub(super) enum Source {
+    /// The expert.
     Reply(ReplyBody),
+    /// Memory.
     Whole(Bytes),
 }
 
@@ -37,49 +45,82 @@ impl Accounted {
         decision: Arc<Decision>,
         expert: Arc<Expert>,
         arrival: Instant,
-        body: ReplyBody,
+        body: Source,
         place: Place,
     ) -> Self {
-        Self { pipeline, decision, expert, arrival, body: Source::Reply(body), ended: false, _place: place }
+        let gaps = decision.stream.then(|| {
+            let of = OfExpert { expert: Name(expert.id().clone()) };
+            pipeline.metrics.inter_token.get_or_create(&of).clone()
+        });
+        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, _place: place }
     }
 
-    /// A body that is known whole.
-    pub(super) fn finished(
-        pipeline: Arc<Pipeline>,
-        decision: Arc<Decision>,
-        expert: Arc<Expert>,
-        arrival: Instant,
-        body: Bytes,
-        place: Place,
-    ) -> Self {
-        Self { pipeline, decision, expert, arrival, body: Source::Whole(body), ended: false, _place: place }
+    /// Notes that a piece is passed on.
+    fn pass(&mut self) {
+        let now = Instant::now();
+        match &mut self.passed {
+            None => {
+                self.passed = Some((now, now));
+                if self.decision.stream {
+                    let of = OfExpert { expert: Name(self.expert.id().clone()) };
+                    let wait = now.saturating_duration_since(self.arrival);
+                    self.pipeline.metrics.first_token.get_or_create(&of).observe(wait.as_secs_f64());
+                }
+            }
+            Some((_, latest)) => {
+                if let Some(gaps) = &self.gaps {
+                    gaps.observe(now.saturating_duration_since(*latest).as_secs_f64());
+                }
+                *latest = now;
+            }
+        }
     }
 
     fn end(&mut self, end: End) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let metrics = &self.pipeline.metrics;
-        metrics.ended(end);
-        let duration = self.arrival.elapsed();
-        metrics.duration.observe(duration.as_secs_f64());
         let usage = match &self.body {
             Source::Reply(body) => body.usage(),
             Source::Whole(_) => None,
         };
         if let Some(usage) = usage {
-            let of = OfExpert { expert: Name(self.expert.id().clone()) };
-            metrics.prompt_tokens.get_or_create(&of).inc_by(usage.prompt_tokens);
-            metrics.completion_tokens.get_or_create(&of).inc_by(usage.completion_tokens);
+            self.pipeline.count_tokens(&self.expert, usage);
         }
+        let first = self.passed.map(|(first, _)| micros(first.saturating_duration_since(self.arrival)));
         let outcome = Outcome {
-            duration_ms: duration.as_millis() as u64,
+            duration_us: micros(self.arrival.elapsed()),
+            first_byte_us: first,
             end,
             prompt_tokens: usage.map(|u| u.prompt_tokens),
             completion_tokens: usage.map(|u| u.completion_tokens),
+            cost_usd: usage.map(|u| self.expert.spec().cost.of(u)),
         };
-        // Set once: `ended` guards it.
-        let _ = self.decision.outcome.set(outcome);
+        self.pipeline.finish(&self.decision, outcome);
+    }
+}
+
+impl Pipeline {
+    fn count_tokens(&self, expert: &Expert, usage: Usage) {
+        let of = OfExpert { expert: Name(expert.id().clone()) };
+        self.metrics.prompt_tokens.get_or_create(&of).inc_by(usage.prompt_tokens);
+        self.metrics.completion_tokens.get_or_create(&of).inc_by(usage.completion_tokens);
+        let cost = expert.spec().cost.of(usage);
+        if cost > 0.0 {
+            self.metrics.cost.get_or_create(&of).inc_by(cost);
+        }
+    }
+
+    /// Completes a request's record once nothing more will happen to it.
+    pub(super) fn finish(&self, decision: &Arc<Decision>, outcome: Outcome) {
+        self.metrics.ended(outcome.end);
+        let of = OfRoute { route: decision.route.clone().map(Name) };
+        self.metrics.duration.get_or_create(&of).observe(outcome.duration_us as f64 / 1e6);
+        if let Some(log) = &self.access {
+            log.push(decision, &outcome);
+        }
+        // Set once: whoever ends a request does so once.
+        let _ = decision.outcome.set(outcome);
     }
 }
 
@@ -103,7 +144,8 @@ impl Body for Accounted {
                 this.end(if cut { End::Cut } else { End::Complete });
             }
             Poll::Ready(Some(Err(_))) => this.end(End::Cut),
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+            Poll::Ready(Some(Ok(_))) => this.pass(),
+            Poll::Pending => {}
         }
         polled
     }

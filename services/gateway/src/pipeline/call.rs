@@ -15,7 +15,7 @@ use super::{Context, Pipeline, micros};
 use crate::catalog::View;
 use crate::decision::{Attempt, Path, Planned};
 use crate::error::{ApiError, ErrorKind};
-use crate::metrics::{Name, OfExpert};
+use crate::metrics::{Name, OfExpert, OfRoute};
 
 /// An expert's answer, up to its head.
 pub(super) struct Answer {
@@ -76,12 +76,7 @@ impl Pipeline {
                 .await;
             let duration = started.elapsed();
             trace.waited += duration;
-            let mut attempt = Attempt {
-                expert: expert.id().clone(),
-                status: None,
-                error: None,
-                duration_us: micros(duration),
-            };
+            let mut attempt = Attempt { duration_us: micros(duration), ..Attempt::new(expert.id().clone()) };
             match result {
                 Ok(reply) => {
                     attempt.status = Some(reply.status.as_u16());
@@ -91,6 +86,10 @@ impl Pipeline {
                         continue;
                     }
                     trace.expert = Some(expert.id().clone());
+                    if at > 0 || candidate.fallback {
+                        let route = trace.route.as_ref().map(|r| Name(r.spec.id.clone()));
+                        self.metrics.fallbacks.get_or_create(&OfRoute { route }).inc();
+                    }
                     trace.path = Some(if candidate.fallback { Path::Fallback } else { path_of(expert) });
                     if request.needs.tools {
                         self.sessions.hold(session_key(request, context), expert.id());

@@ -8,14 +8,14 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::BodyExt;
 
-use super::account::Accounted;
+use super::account::{Accounted, Source};
 use super::admit::Place;
 use super::call::Answer;
 use super::decode::Decoded;
 use super::route::Trace;
 use super::{Context, Pipeline, micros};
 use crate::decision::{Decision, Reading};
-use crate::metrics::{Answered, Name};
+use crate::metrics::{Answered, Name, Text};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DECISION: HeaderName = HeaderName::from_static("x-guildhall-decision");
@@ -51,26 +51,19 @@ impl Pipeline {
         decision.status = status.as_u16();
         decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited));
         let decision = Arc::new(decision);
-        let mut response = if status.is_client_error() || status.is_server_error() {
+        let error = status.is_client_error() || status.is_server_error();
+        let (mut headers, mut body) = (reply.headers, Source::Reply(reply.body));
+        if error && let Source::Reply(reply) = body {
             // An error is small, and its form is ours to promise: it is read whole and put into shape.
-            let (headers, body) = (reply.headers, reply.body);
-            let bytes = http_body_util::Limited::new(body, 64 << 10).collect().await;
+            let bytes = http_body_util::Limited::new(reply, 64 << 10).collect().await;
             let bytes = bytes.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            let shaped = normalise_error(status, &bytes);
-            let account =
-                Accounted::finished(self.clone(), decision.clone(), expert, context.arrival, shaped, place);
-            let mut response = Response::new(Body::new(account));
-            *response.headers_mut() = headers;
-            response.headers_mut().remove(header::CONTENT_LENGTH);
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        } else {
-            let account =
-                Accounted::new(self.clone(), decision.clone(), expert, context.arrival, reply.body, place);
-            let mut response = Response::new(Body::new(account));
-            *response.headers_mut() = reply.headers;
-            response
-        };
+            body = Source::Whole(normalise_error(status, &bytes));
+            headers.remove(header::CONTENT_LENGTH);
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let body = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, place);
+        let mut response = Response::new(Body::new(body));
+        *response.headers_mut() = headers;
         *response.status_mut() = status;
         if request.stream {
             // Proxies in front must not hold the stream back.
@@ -86,6 +79,7 @@ impl Pipeline {
 pub(super) fn labels(decision: &Decision) -> Answered {
     Answered {
         route: decision.route.clone().map(Name),
+        category: decision.category.clone().map(Text),
         expert: decision.expert.clone().map(Name),
         path: decision.path,
         status: decision.status,
@@ -146,7 +140,7 @@ pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Tr
 /// Says in headers why it was decided so.
 fn put_debug_headers(headers: &mut HeaderMap, decision: &Decision) {
     if let Some(planned) = &decision.planned {
-        headers.insert(BASIS, value(format!("{:?}", planned.plan.basis).to_lowercase()));
+        headers.insert(BASIS, HeaderValue::from_static(planned.plan.basis.as_str()));
         let scores = planned.plan.candidates.iter().take(10);
         let scores: Vec<String> = scores.map(|c| format!("{}={:.3}", c.expert, c.score)).collect();
         headers.insert(CANDIDATES, value(scores.join(", ")));

@@ -11,7 +11,7 @@ use super::{Context, Pipeline, now_ms};
 use crate::catalog::{Route, View};
 use crate::decision::{Attempt, Decision, Path, Planned, Reading};
 use crate::error::{ApiError, ErrorKind};
-use crate::metrics::OfCategory;
+use crate::metrics::{OfCategory, Reasoned, Text};
 use crate::problem::nearest;
 use crate::session::SessionKey;
 
@@ -26,6 +26,8 @@ pub(super) enum Target {
 /// What is learnt about a request on its way, for its record.
 #[derive(Default)]
 pub(super) struct Trace {
+    pub(super) operation: &'static str,
+    pub(super) stream: bool,
     pub(super) model: String,
     pub(super) route: Option<Arc<Route>>,
     pub(super) reading: Option<Reading>,
@@ -54,22 +56,37 @@ pub struct Explanation {
 }
 
 impl Trace {
+    /// Nothing is known but what is asked for.
+    pub(super) fn new(operation: &'static str) -> Self {
+        Self { operation, ..Self::default() }
+    }
+
     /// The record of what is known so far. Takes over what only the record needs.
     pub(super) fn decision(&mut self, context: &Context) -> Decision {
+        let category = self.category.zip(self.planned.as_ref());
+        let category = category.and_then(|(at, planned)| planned.fleet.categories.get(at).cloned());
         Decision {
             id: context.id,
             request_id: context.request_id.to_str().unwrap_or_default().to_owned(),
             time_ms: now_ms(),
+            operation: self.operation,
+            stream: self.stream,
+            caller: None,
+            tags: Vec::new(),
+            trace_id: None,
             model: std::mem::take(&mut self.model),
             route: self.route.as_ref().map(|r| r.spec.id.clone()),
             policy: self.route.as_ref().map(|r| r.spec.policy.name()),
             reading: self.reading.take().unwrap_or(Reading::NotNeeded),
+            category,
             planned: self.planned.take(),
             attempts: std::mem::take(&mut self.attempts),
             expert: self.expert.clone(),
             path: self.path,
             status: 200,
+            error: None,
             overhead_us: 0,
+            queue_us: 0,
             outcome: std::sync::OnceLock::new(),
         }
     }
@@ -128,14 +145,16 @@ impl Pipeline {
             features = read;
         }
         trace.category = features.as_ref().and_then(routing::Features::top).map(|(index, _)| index);
-        if let Some((category, _)) = trace.category.and_then(|at| view.categories.get(at)) {
-            self.metrics.categories.get_or_create(&OfCategory { category: category.name.clone() }).inc();
-        }
         let held_by =
             request.in_tool_loop.then(|| self.sessions.holder(session_key(request, context))).flatten();
         let asked = routing::Request { features, needs: request.needs, held_by };
         let fleet = view.experts.fleet().clone();
+        if let Some(category) = trace.category.and_then(|at| fleet.categories.get(at)) {
+            self.metrics.categories.get_or_create(&OfCategory { category: Text(category.clone()) }).inc();
+        }
         let plan = route.policy.plan(&asked, &fleet, context.id.0);
+        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: plan.basis.as_str() };
+        self.metrics.decisions.get_or_create(&reasoned).inc();
         let planned = Arc::new(Planned { request: asked, fleet, plan });
         trace.planned = Some(planned.clone());
         trace.routing = started.elapsed();
@@ -173,7 +192,7 @@ impl Pipeline {
     /// As for a request: 400 for a bad body, 404 for an unknown model.
     pub async fn explain(&self, body: bytes::Bytes) -> Result<Explanation, ApiError> {
         let context = Context::new(http::HeaderMap::new(), self.ids.decision());
-        let mut trace = Trace::default();
+        let mut trace = Trace::new("chat");
         let request =
             super::decode::decode(experts::Operation::ChatCompletions, body, self.limits.max_json_depth)?;
         let view = self.catalog.view();

@@ -17,6 +17,7 @@ use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
+use crate::reload::Current;
 use crate::session::Sessions;
 
 pub(crate) const TOKEN: &str = "the token of these tests";
@@ -65,9 +66,7 @@ impl Api {
         let category = |name: &&str| Category { name: (*name).into(), description: format!("about {name}") };
         let categories = categories.iter().map(category).collect();
         let registry = ::experts::Registry::new(::experts::Client::new(&config.upstream).unwrap());
-        let catalog =
-            Catalog::open(config.experts.clone(), config.routes.clone(), categories, registry, store)
-                .unwrap();
+        let catalog = Catalog::open(config.declared(), categories, registry, store).unwrap();
         let mut metrics = prometheus_client::registry::Registry::default();
         let pipeline = Pipeline {
             catalog: Arc::new(catalog),
@@ -76,13 +75,14 @@ impl Api {
             decisions: Arc::new(DecisionLog::new(10)),
             sessions: Sessions::new(10),
             metrics: Metrics::register(&mut metrics),
+            access: None,
             limits: config.data.clone(),
             places: Arc::new(tokio::sync::Semaphore::new(10)),
             ids: Ids::new(1),
         };
         let app = Arc::new(App {
             pipeline: Arc::new(pipeline),
-            config,
+            current: Current::new(config),
             metrics: Arc::new(metrics),
             token: TokenHash::of(TOKEN),
             new_token: None,

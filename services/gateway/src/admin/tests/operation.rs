@@ -1,26 +1,20 @@
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::fixture::{Api, KEY, TOKEN};
-use crate::decision::{Decision, DecisionId, Reading};
+use crate::decision::{Decision, DecisionId};
 
 fn decision(id: u64, route: &str, status: u16) -> Arc<Decision> {
     Arc::new(Decision {
-        id: DecisionId(id),
         request_id: format!("req-{id}"),
         time_ms: id,
         model: route.into(),
         route: routing::ExpertId::new(route).ok(),
         policy: Some("static"),
-        reading: Reading::NotNeeded,
-        planned: None,
-        attempts: Vec::new(),
         expert: routing::ExpertId::new("general").ok(),
-        path: None,
         status,
-        overhead_us: 1,
-        outcome: OnceLock::new(),
+        ..Decision::example(DecisionId(id))
     })
 }
 
