@@ -42,9 +42,10 @@ fn fixture() -> Option<Fixture> {
     let spec = |i: usize| {
         let view: KeyView = serde_json::from_value(serde_json::json!({
             "id": format!("key-{i}"), "team": "core", "routes": ["auto"], "limits": limits(),
-        }));
+        }))
+        .ok()?;
         let secret = SecretSpec { hash: token.hash(), created_ms: 0, expires_ms: None };
-        view.ok().map(|view| view.with_secrets(vec![secret]))
+        Some(view.with_secrets(vec![secret]))
     };
     let keys: Vec<KeySpec> = (0..1000).filter_map(spec).collect();
     let team: TeamSpec =
@@ -55,13 +56,13 @@ fn fixture() -> Option<Fixture> {
     Some(Fixture { token, ring, ledger: Embedded::new(), route, gate })
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn authenticate(bencher: Bencher<'_, '_>) {
     let Some(f) = fixture() else { return };
     bencher.bench(|| f.ring.authenticate(black_box(f.token.expose()), NOW_MS).is_ok());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn reserve_and_settle(bencher: Bencher<'_, '_>) {
     let Some(f) = fixture() else { return };
     let Some(key) = f.ring.key("key-500") else { return };
@@ -71,13 +72,13 @@ fn reserve_and_settle(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn acquire_and_release(bencher: Bencher<'_, '_>) {
     let Some(f) = fixture() else { return };
     bencher.bench(|| drop(black_box(&f.gate).try_acquire()));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn all_together(bencher: Bencher<'_, '_>) {
     let Some(f) = fixture() else { return };
     bencher.bench(|| {
@@ -90,7 +91,7 @@ fn all_together(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn without_limits(bencher: Bencher<'_, '_>) {
     let ledger = Embedded::new();
     let gate = Gate::new(&GateConfig::default());
@@ -105,7 +106,7 @@ fn without_limits(bencher: Bencher<'_, '_>) {
 }
 
 /// A refusal at a full queue of ten thousand.
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn shed(bencher: Bencher<'_, '_>) {
     let config =
         GateConfig { concurrent: Some(1), queue: 10_000, queue_per_key: Some(20), ..GateConfig::default() };

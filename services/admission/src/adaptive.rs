@@ -47,6 +47,8 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Adaptive {
     config: AdaptiveConfig,
+    /// The highest limit now.
+    most: u32,
     limit: f64,
     long: LongTerm,
     window: Window,
@@ -85,10 +87,24 @@ struct Window {
 }
 
 impl Adaptive {
-    /// A limit that starts where the settings say.
-    pub fn new(config: AdaptiveConfig) -> Self {
-        let limit = f64::from(config.initial().clamp(config.min(), config.max()));
-        Self { config, limit, long: LongTerm::default(), window: Window::default() }
+    /// A limit that starts where the settings say, and never exceeds `ceiling`.
+    pub fn new(config: AdaptiveConfig, ceiling: Option<u32>) -> Self {
+        let limit = f64::from(config.initial());
+        let most = config.max();
+        let mut adaptive = Self { config, most, limit, long: LongTerm::default(), window: Window::default() };
+        adaptive.set_ceiling(ceiling);
+        adaptive
+    }
+
+    /// Bounds the limit from now on, beside its own settings.
+    pub fn set_ceiling(&mut self, ceiling: Option<u32>) {
+        self.most = self.config.max().min(ceiling.unwrap_or(u32::MAX));
+        self.set_limit(self.limit);
+    }
+
+    fn set_limit(&mut self, limit: f64) {
+        // The ceiling holds also where it lies below the lower bound.
+        self.limit = limit.max(f64::from(self.config.min())).min(f64::from(self.most));
     }
 
     /// The settings that it was made with.
@@ -121,7 +137,7 @@ impl Adaptive {
                 AdaptiveConfig::Gradient(config) => gradient(self.limit, &window, &mut self.long, config),
                 AdaptiveConfig::Aimd(config) => aimd(self.limit, &window, config),
             };
-            self.limit = limit.clamp(f64::from(self.config.min()), f64::from(self.config.max()));
+            self.set_limit(limit);
         }
     }
 }

@@ -112,7 +112,7 @@ impl Gate {
     pub fn new(config: &GateConfig) -> Self {
         let state = State {
             fixed: config.concurrent,
-            adaptive: config.adaptive.clone().map(Adaptive::new),
+            adaptive: config.adaptive.clone().map(|adaptive| Adaptive::new(adaptive, config.concurrent)),
             in_use: 0,
             queue: Queue::new(config),
             max_wait: config.max_wait(),
@@ -131,8 +131,9 @@ impl Gate {
     pub fn configure(&self, config: &GateConfig) {
         let mut state = self.shared.lock();
         state.fixed = config.concurrent;
-        if state.adaptive.as_ref().map(Adaptive::config) != config.adaptive.as_ref() {
-            state.adaptive = config.adaptive.clone().map(Adaptive::new);
+        match (&mut state.adaptive, &config.adaptive) {
+            (Some(old), Some(new)) if old.config() == new => old.set_ceiling(config.concurrent),
+            (old, new) => *old = new.clone().map(|new| Adaptive::new(new, config.concurrent)),
         }
         state.queue.configure(config);
         state.max_wait = config.max_wait();
@@ -154,6 +155,9 @@ impl Gate {
     /// # Errors
     /// [`Rejected`] says why there is none, at once where that is known at once.
     pub async fn acquire(&self, ticket: Ticket) -> Result<Permit, Rejected> {
+        if ticket.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(self.shared.lock().reject(Reason::Expired));
+        }
         if let Some(permit) = self.try_acquire() {
             return Ok(permit);
         }
@@ -186,11 +190,7 @@ impl Gate {
 
 impl State {
     fn limit(&self) -> Option<u32> {
-        match (&self.adaptive, self.fixed) {
-            (Some(adaptive), Some(most)) => Some(adaptive.limit().min(most)),
-            (Some(adaptive), None) => Some(adaptive.limit()),
-            (None, fixed) => fixed,
-        }
+        self.adaptive.as_ref().map(Adaptive::limit).or(self.fixed)
     }
 
     /// Takes a free place. While some are free nobody waits, so that this overtakes nobody.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use admission::Embedded;
 use encoder::{Bundle, Encoder, Runtime};
 use experts::{Client, Registry};
 use prometheus_client::registry::Registry as MetricsRegistry;
@@ -12,6 +13,7 @@ use stores::{Change, EmbeddedStore, Kind, Write};
 use tokio::sync::Semaphore;
 
 use crate::admin::token::{AdminToken, TokenHash};
+use crate::auth::Gatekeeper;
 use crate::catalog::{Catalog, Category, ChangeError};
 use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig};
 use crate::decision::DecisionLog;
@@ -118,6 +120,10 @@ impl App {
             catalog: Arc::new(catalog),
             encoder,
             router_deadline: Duration::from_millis(config.router.deadline_ms),
+            gatekeeper: Gatekeeper {
+                open: config.data.listen.ip().is_loopback() || config.data.open_to_network,
+            },
+            ledger: Arc::new(Embedded::new()),
             decisions: Arc::new(DecisionLog::new(config.telemetry.decisions)),
             sessions: Sessions::new(SESSIONS),
             metrics: Metrics::register(&mut metrics),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use admission::{Account, Gate, Gates, KeyRing, KeySpec, Subject, TeamSpec};
 use arc_swap::ArcSwap;
-use experts::{Cost, Registry, Snapshot};
+use experts::{Cost, Registry, Snapshot, Trust, Wanted};
 use http::HeaderValue;
 use routing::{Availability, ExpertId, Policy};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,16 @@ pub enum Origin {
     File,
     /// The admin API.
     Admin,
+}
+
+impl Origin {
+    /// How far an object's addresses are trusted.
+    fn trust(self) -> Trust {
+        match self {
+            Self::File => Trust::Operator,
+            Self::Admin => Trust::Registered,
+        }
+    }
 }
 
 /// A label of the router's classifier.
@@ -84,7 +94,7 @@ pub struct View {
 impl View {
     /// The ids of all experts, sorted.
     pub fn expert_ids(&self) -> impl Iterator<Item = &str> {
-        self.experts.fleet().experts.iter().map(|e| e.id.as_str())
+        self.experts.ids().map(ExpertId::as_str)
     }
 }
 
@@ -178,8 +188,8 @@ impl Catalog {
         registry: Registry,
         store: Arc<EmbeddedStore>,
     ) -> Result<Self, ChangeError> {
-        let desired = gather(declared, &store, &categories)?;
         let parts = Arc::new(Parts { registry, gates: Gates::default(), categories });
+        let desired = gather(declared, &store, &parts)?;
         let current = Arc::new(ArcSwap::from_pointee(parts.publish(desired, 1)?));
         Ok(Self { current, parts, store, writer: Arc::default() })
     }
@@ -192,6 +202,11 @@ impl Catalog {
     /// The gates of keys, teams and routes.
     pub fn gates(&self) -> &Gates {
         &self.parts.gates
+    }
+
+    /// The experts' registry, to be started and shut down.
+    pub fn registry(&self) -> &Registry {
+        &self.parts.registry
     }
 
     /// The store, for what else is kept there.
@@ -213,7 +228,7 @@ impl Catalog {
         let published = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let before = current.load();
-            let desired = gather(declared, &store, &parts.categories)?;
+            let desired = gather(declared, &store, &parts)?;
             let view = Arc::new(parts.publish(desired, before.revision + 1)?);
             current.store(view.clone());
             parts.gates.sweep();
@@ -243,7 +258,7 @@ impl Catalog {
             audit.push(edit.audit(actor, now_ms));
             writes.extend(desired.edit(edit)?);
         }
-        let found = check(&desired, &self.parts.categories);
+        let found = check(&desired, &self.parts.categories, Some(&self.parts.registry));
         if !found.is_empty() {
             return Err(invalid(found));
         }
@@ -269,14 +284,10 @@ impl Catalog {
 }
 
 /// The wanted state of file and store, without the stored objects that do not fit.
-fn gather(
-    declared: Declared,
-    store: &EmbeddedStore,
-    categories: &[Category],
-) -> Result<Desired, ChangeError> {
+fn gather(declared: Declared, store: &EmbeddedStore, parts: &Parts) -> Result<Desired, ChangeError> {
     let mut desired = Desired::from_file_and_store(declared, store)?;
     loop {
-        let found = check(&desired, categories);
+        let found = check(&desired, &parts.categories, Some(&parts.registry));
         // Setting one object aside may leave another without what it names.
         if !found.iter().any(|(owner, problem)| desired.set_aside(owner, problem)) {
             return if found.is_empty() { Ok(desired) } else { Err(invalid(found)) };
@@ -304,7 +315,7 @@ impl Parts {
         let experts = desired.experts.iter().map(|(id, entry)| {
             let availability =
                 if desired.drained.contains(id) { Availability::Draining } else { Availability::Ready };
-            (entry.value.clone(), availability)
+            Wanted { spec: entry.value.clone(), trust: entry.origin.trust(), availability }
         });
         let labels: Vec<Arc<str>> = self.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
         let experts = self.registry.replace(experts.collect(), labels.into()).map_err(|problems| {

@@ -27,7 +27,7 @@ pub use tls::{ClientAuth, TlsConfig, TlsVersion};
 pub use traces::{SemConv, TracesConfig};
 
 use admission::{GateConfig, KeySpec, Limits, TeamSpec};
-use experts::ExpertSpec;
+use experts::{ExpertSpec, Trust};
 use routing::{ExpertId, PolicyConfig};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -184,7 +184,9 @@ impl Config {
             ));
         }
         for (i, expert) in self.experts.iter().enumerate() {
-            let own = expert.validate().into_iter().map(|p| Problem::at(p.path, p.message));
+            let found =
+                expert.validate().into_iter().chain(expert.forbidden(&self.upstream, Trust::Operator));
+            let own = found.map(|p| Problem::at(p.path, p.message));
             problems.extend(own.map(|p| p.below(&format!("experts[{i}]"))));
             if let Some(first) = self.experts[..i].iter().position(|e| e.id == expert.id) {
                 let message = format!("expert `{}` is already defined at experts[{first}]", expert.id);

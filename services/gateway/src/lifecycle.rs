@@ -80,6 +80,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         renewals.spawn(tls.clone().watch(stop_data.clone()));
     }
     renewals.close();
+    app.pipeline.catalog.registry().start();
     app.ready.set(true);
     let mut stopped = async || {
         tokio::select! {
@@ -113,6 +114,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     if let Err(error) = admin.await {
         tracing::error!(%error, "the admin plane failed");
     }
+    app.pipeline.catalog.registry().shutdown().await;
     if let Some(encoder) = app.pipeline.encoder.clone()
         && let Err(error) = tokio::task::spawn_blocking(move || encoder.shutdown()).await
     {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use experts::{CallErrorKind, Client, Fetch, Trust};
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
 
@@ -38,6 +39,33 @@ pub type Exchanged<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>, Out
 pub trait Outbound: Send + Sync + 'static {
     /// One exchange. Any status is an answer.
     fn exchange(&self, request: Request<Bytes>, bounds: Bounds) -> Exchanged<'_>;
+}
+
+/// The client of experts, for addresses that the operator configured.
+impl Outbound for Client {
+    fn exchange(&self, request: Request<Bytes>, bounds: Bounds) -> Exchanged<'_> {
+        let (parts, body) = request.into_parts();
+        let fetch = Fetch {
+            method: parts.method,
+            url: parts.uri.to_string(),
+            headers: parts.headers,
+            body,
+            timeout: bounds.timeout,
+            max_bytes: bounds.max_body_bytes,
+            trust: Trust::Operator,
+        };
+        Box::pin(async move {
+            let fetched = self.fetch(fetch).await.map_err(|error| match error.kind() {
+                CallErrorKind::Timeout(_) => OutboundError::Timeout,
+                CallErrorKind::TooLarge => OutboundError::TooLong,
+                _ => OutboundError::Failed(error.detail().unwrap_or(error.message()).to_owned()),
+            })?;
+            let mut response = Response::new(fetched.body);
+            *response.status_mut() = fetched.status;
+            *response.headers_mut() = fetched.headers;
+            Ok(response)
+        })
+    }
 }
 
 /// Whether what is read from an address can be trusted: over TLS, or from this machine.

@@ -61,6 +61,12 @@ impl<T> Arena<T> {
         self.nodes.get_mut(node as usize)?.value.as_mut()
     }
 
+    /// The most values that there ever were at a time.
+    #[cfg(test)]
+    pub(super) fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Adds a value at the end of a list. Callers hold far fewer than 2^32 values.
     pub(super) fn push(&mut self, list: &mut List, value: T) -> u32 {
         let node = self.vacant;

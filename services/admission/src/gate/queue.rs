@@ -315,3 +315,6 @@ impl Pace {
         self.last_us = others_wait.then_some(now_us);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::account::{Account, Rule, Usage};
 use super::embedded::CounterRecord;
 use super::ledger::Refusal;
-use super::period::Fixed;
+use super::period::{Fixed, Moment};
 use super::quota::ResetIn;
 use super::settings::{LimitKind, Window};
 use super::sliding::Sliding;
@@ -66,11 +66,11 @@ impl Counters {
     }
 
     /// Drops what does not count any more; returns how many subjects that were.
-    pub(super) fn sweep(&mut self, now_ms: u64) -> usize {
+    pub(super) fn sweep(&mut self, now: &Moment) -> usize {
         let idle: Vec<Subject> = self
             .slots
             .iter_mut()
-            .filter_map(|slot| slot.sweep(now_ms).then(|| slot.subject.clone()).flatten())
+            .filter_map(|slot| slot.sweep(now).then(|| slot.subject.clone()).flatten())
             .collect();
         for subject in &idle {
             self.forget(subject);
@@ -111,38 +111,38 @@ pub(super) struct SubjectCounters {
 
 impl SubjectCounters {
     /// Whether a request fits into all of an account's limits; brings the counters up to date.
-    pub(super) fn check(&mut self, account: &Account, estimate: &Usage, now_ms: u64) -> Result<(), Refusal> {
+    pub(super) fn check(&mut self, account: &Account, estimate: &Usage, now: &Moment) -> Result<(), Refusal> {
         for rule in account.rules() {
-            self.advance(rule.kind, now_ms);
+            self.advance(rule.kind, now);
             let used = self.used(rule.kind);
             let amount = estimate.of(rule.kind.resource());
             if used.saturating_add(amount) > rule.limit {
-                return Err(self.refusal(account, *rule, amount, now_ms));
+                return Err(self.refusal(account, *rule, amount, now));
             }
         }
         Ok(())
     }
 
     #[cold]
-    fn refusal(&self, account: &Account, rule: Rule, amount: u64, now_ms: u64) -> Refusal {
+    fn refusal(&self, account: &Account, rule: Rule, amount: u64, now: &Moment) -> Refusal {
         let fits_at = rule.limit.checked_sub(amount).and_then(|allowed| match rule.kind.window() {
             Window::Minute => self.sliding[rule.kind as usize].as_ref().map(|s| s.drained_to(allowed)),
-            window => window.end(now_ms),
+            window => window.end(now.ms),
         });
         Refusal {
             subject: account.subject().clone(),
             rule,
             used: self.used(rule.kind),
-            retry_after: fits_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1))),
-            reset: ResetIn(self.reset(rule.kind, now_ms)),
+            retry_after: fits_at.map(|at| Duration::from_millis(at.saturating_sub(now.ms).max(1))),
+            reset: ResetIn(self.reset(rule.kind, now)),
         }
     }
 
     /// Brings a counter up to date.
-    pub(super) fn advance(&mut self, kind: LimitKind, now_ms: u64) {
+    pub(super) fn advance(&mut self, kind: LimitKind, now: &Moment) {
         match (kind as usize).checked_sub(LimitKind::SLIDING) {
-            None => self.sliding[kind as usize].get_or_insert_with(Box::default).advance(now_ms),
-            Some(fixed) => self.fixed[fixed].advance(kind.window().period(now_ms)),
+            None => self.sliding[kind as usize].get_or_insert_with(Box::default).advance(now.ms),
+            Some(fixed) => self.fixed[fixed].advance(now.period(kind.window())),
         }
     }
 
@@ -163,14 +163,14 @@ impl SubjectCounters {
     }
 
     /// Takes back what was charged at a moment, as far as it still counts.
-    pub(super) fn refund(&mut self, kind: LimitKind, amount: u64, at_ms: u64) {
+    pub(super) fn refund(&mut self, kind: LimitKind, amount: u64, at: &Moment) {
         match (kind as usize).checked_sub(LimitKind::SLIDING) {
             None => {
                 if let Some(sliding) = &mut self.sliding[kind as usize] {
-                    sliding.refund(at_ms, amount);
+                    sliding.refund(at.ms, amount);
                 }
             }
-            Some(fixed) => self.fixed[fixed].refund(kind.window().period(at_ms), amount),
+            Some(fixed) => self.fixed[fixed].refund(at.period(kind.window()), amount),
         }
     }
 
@@ -187,29 +187,29 @@ impl SubjectCounters {
     }
 
     /// Until nothing is used, in milliseconds; 0 for what never resets.
-    pub(super) fn reset(&self, kind: LimitKind, now_ms: u64) -> u64 {
+    pub(super) fn reset(&self, kind: LimitKind, now: &Moment) -> u64 {
         let at = match kind.window() {
-            Window::Minute => self.sliding[kind as usize].as_ref().map(|sliding| sliding.drained_to(0)),
-            window => window.end(now_ms),
+            Window::Minute => self.sliding[kind as usize].as_ref().map(|sliding| sliding.drained()),
+            window => window.end(now.ms),
         };
-        if self.used(kind) == 0 { 0 } else { at.map_or(0, |at| at.saturating_sub(now_ms)) }
+        if self.used(kind) == 0 { 0 } else { at.map_or(0, |at| at.saturating_sub(now.ms)) }
     }
 
     /// Frees what does not count any more; whether nothing is left.
-    fn sweep(&mut self, now_ms: u64) -> bool {
+    fn sweep(&mut self, now: &Moment) -> bool {
         if self.subject.is_none() {
             return false;
         }
         for sliding in &mut self.sliding {
             if let Some(minute) = sliding {
-                minute.advance(now_ms);
+                minute.advance(now.ms);
                 if minute.used() == 0 {
                     *sliding = None;
                 }
             }
         }
         for kind in &LimitKind::ALL[LimitKind::SLIDING..] {
-            self.advance(*kind, now_ms);
+            self.advance(*kind, now);
         }
         self.sliding.iter().all(Option::is_none) && self.fixed.iter().all(|fixed| fixed.used == 0)
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{Account, Accounts, Rule, Usage};
 use super::counters::Counters;
 use super::ledger::{Ledger, Refusal, Reservation};
-use super::period::Fixed;
+use super::period::{Fixed, Moment};
 use super::quota::Headroom;
 use super::settings::LimitKind;
 use crate::subject::Subject;
@@ -59,15 +59,16 @@ impl Embedded {
     ) -> Result<Reservation, Refusal> {
         let mut headroom = Headroom::default();
         if !accounts.is_empty() {
+            let now = Moment::new(now_ms);
             let mut counters = self.lock();
             for account in accounts.iter() {
-                counters.of(account).check(account, &estimate, now_ms)?;
+                counters.of(account).check(account, &estimate, &now)?;
             }
             for account in accounts.iter() {
                 let subject = counters.of(account);
                 for rule in account.rules() {
                     subject.add(rule.kind, estimate.of(rule.kind.resource()));
-                    headroom.consider(*rule, subject.used(rule.kind), || subject.reset(rule.kind, now_ms));
+                    headroom.consider(*rule, subject.used(rule.kind), || subject.reset(rule.kind, &now));
                 }
             }
         }
@@ -76,10 +77,11 @@ impl Embedded {
 
     /// What an account has used of each of its limits, money in nano-dollars.
     pub fn usage(&self, account: &Account, now_ms: u64) -> Vec<(Rule, u64)> {
+        let now = Moment::new(now_ms);
         let mut counters = self.lock();
         let subject = counters.of(account);
         let used = |rule: &Rule| {
-            subject.advance(rule.kind, now_ms);
+            subject.advance(rule.kind, &now);
             (*rule, subject.used(rule.kind))
         };
         account.rules().iter().map(used).collect()
@@ -89,7 +91,7 @@ impl Embedded {
     /// and then. What a subject has spent of a budget without end is kept until it is
     /// [forgotten](Self::forget).
     pub fn sweep(&self, now_ms: u64) -> usize {
-        self.lock().sweep(now_ms)
+        self.lock().sweep(&Moment::new(now_ms))
     }
 
     /// Drops all counters of a subject that is no more.
@@ -117,6 +119,7 @@ impl Embedded {
         if reservation.accounts().next().is_none() {
             return;
         }
+        let (at, now) = (Moment::new(reservation.at_ms()), Moment::new(now_ms));
         let mut counters = self.lock();
         for account in reservation.accounts() {
             let subject = counters.of(account);
@@ -124,10 +127,10 @@ impl Embedded {
                 let before = reservation.estimate().of(kind.resource());
                 let after = usage.map_or(0, |usage| usage.of(kind.resource()));
                 if after < before {
-                    subject.advance(*kind, now_ms);
-                    subject.refund(*kind, before - after, reservation.at_ms());
+                    subject.advance(*kind, &now);
+                    subject.refund(*kind, before - after, &at);
                 } else if before < after {
-                    subject.advance(*kind, now_ms);
+                    subject.advance(*kind, &now);
                     subject.add(*kind, after - before);
                 }
             }

@@ -30,6 +30,30 @@ impl Window {
     }
 }
 
+/// A moment with its calendar periods worked out, since one step asks for them many times.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// Milliseconds since the Unix epoch.
+    pub(super) ms: u64,
+    day: u64,
+    month: u64,
+}
+
+impl Moment {
+    pub(super) fn new(ms: u64) -> Self {
+        Self { ms, day: Window::Day.period(ms), month: Window::Month.period(ms) }
+    }
+
+    /// As [`Window::period`].
+    pub(super) fn period(&self, window: Window) -> u64 {
+        match window {
+            Window::Minute | Window::Total => 0,
+            Window::Day => self.day,
+            Window::Month => self.month,
+        }
+    }
+}
+
 /// `12 * year + month - 1` of a day since the Unix epoch, by the proleptic Gregorian calendar; Hinnant's
 /// `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>), with years that begin in March.
 const fn month_of_day(day: u64) -> u64 {

@@ -60,6 +60,14 @@ impl Sliding {
         }
     }
 
+    /// When nothing will be left if nothing is added, in milliseconds since the epoch.
+    pub(super) fn drained(&self) -> u64 {
+        // The newest bucket is the likely one: something has just been added.
+        let oldest = self.head.saturating_sub(BUCKETS as u64 - 1);
+        let newest = (oldest..=self.head).rev().find(|bucket| self.buckets[place(*bucket)] > 0);
+        newest.map_or(0, |bucket| (bucket + BUCKETS as u64) * WIDTH)
+    }
+
     /// When at most `allowed` will be left if nothing is added, in milliseconds since the epoch.
     pub(super) fn drained_to(&self, allowed: u64) -> u64 {
         let oldest = self.head.saturating_sub(BUCKETS as u64 - 1);
@@ -90,7 +98,8 @@ mod tests {
             minute.add(5);
             minute.advance(at + 60_000);
             assert_eq!(minute.used(), 5, "charged at {at}");
-            let drained = minute.drained_to(0);
+            let drained = minute.drained();
+            assert_eq!(drained, minute.drained_to(0));
             assert!((at + 60_000..=at + 62_000).contains(&drained));
             minute.advance(drained - 1);
             assert_eq!(minute.used(), 5);

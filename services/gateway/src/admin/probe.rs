@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use experts::{Call, Operation};
+use experts::{Call, Operation, Timeouts};
 use http::{HeaderMap, HeaderValue};
 use routing::ExpertId;
 use serde::Serialize;
@@ -65,6 +65,9 @@ pub(super) async fn probe(State(admin): State<Admin>, Name(name): Name) -> Resul
             headers: &headers,
             request_id: &request_id,
             deadline: Some((begun + PATIENCE).into()),
+            timeouts: Timeouts::default(),
+            affinity: None,
+            seed: admin.view().revision,
         })
         .await;
     let latency_ms = begun.elapsed().as_millis() as u64;

@@ -264,3 +264,6 @@ impl std::fmt::Debug for Verifier {
         f.debug_struct("Verifier").field("issuers", &issuers).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

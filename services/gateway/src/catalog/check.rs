@@ -1,7 +1,7 @@
 //! Whether the wanted objects fit together.
 
 use admission::KeySpec;
-use experts::ExpertSpec;
+use experts::{ExpertSpec, Registry};
 use routing::ExpertId;
 
 use super::{Category, Desired, Owner};
@@ -19,19 +19,28 @@ pub fn check_file(config: &crate::config::Config, categories: Option<&[String]>)
         None => Vec::new(),
     };
     let mut problems: Vec<Problem> =
-        check(&desired, &known).into_iter().map(|(_, problem)| problem).collect();
+        check(&desired, &known, None).into_iter().map(|(_, problem)| problem).collect();
     if categories.is_none() {
         problems.retain(|p| !p.message.contains("no router model is loaded"));
     }
     problems
 }
 
-/// Whether the parts fit together: names, references and categories. Each problem comes with the object
-/// that has it.
-pub(super) fn check(desired: &Desired, categories: &[Category]) -> Vec<(Owner, Problem)> {
+/// Whether the parts fit together: names, references and categories, and, with a registry, whether it can
+/// use the experts. Each problem comes with the object that has it.
+pub(super) fn check(
+    desired: &Desired,
+    categories: &[Category],
+    registry: Option<&Registry>,
+) -> Vec<(Owner, Problem)> {
     let mut problems = Vec::new();
     for (id, entry) in &desired.experts {
-        let found = expert_problems(&entry.value, categories);
+        let own = match registry {
+            Some(registry) => registry.check(&entry.value, entry.origin.trust()),
+            None => entry.value.validate(),
+        };
+        let mut found: Vec<Problem> = own.into_iter().map(|p| Problem::at(p.path, p.message)).collect();
+        found.extend(skill_problems(&entry.value, categories));
         let place = format!("experts.{id}");
         problems.extend(found.into_iter().map(|p| (Owner::Expert(id.clone()), p.below(&place))));
     }
@@ -64,10 +73,9 @@ fn key_problems(key: &KeySpec, desired: &Desired) -> Vec<Problem> {
     problems
 }
 
-fn expert_problems(expert: &ExpertSpec, categories: &[Category]) -> Vec<Problem> {
+fn skill_problems(expert: &ExpertSpec, categories: &[Category]) -> Vec<Problem> {
     let names = || categories.iter().map(|c| c.name.as_str());
-    let mut problems: Vec<Problem> =
-        expert.validate().into_iter().map(|p| Problem::at(p.path, p.message)).collect();
+    let mut problems = Vec::new();
     for skill in expert.skills.keys() {
         // Without a router model there are no categories to check against.
         if !categories.is_empty() && !names().any(|n| n == skill) {

@@ -4,10 +4,10 @@
 //! another expert may not share: a connection that fails, a time-out, an answer of 408, 429 or 5xx.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use experts::{Call, CallError, CallErrorKind, Expert, Reply};
+use experts::{Call, CallError, CallErrorKind, Expert, Reply, Timeouts};
 use routing::{Availability, Obstacle, Plan};
+use tokio::time::Instant;
 
 use super::decode::Decoded;
 use super::route::{Target, Trace, candidates, session_key};
@@ -41,21 +41,22 @@ impl Pipeline {
         let plan = planned.as_deref().map(|p| &p.plan);
         let mut order = candidates(target, plan);
         order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
+        if let Some(key) = trace.caller.as_ref().filter(|key| !key.may_use_all_experts()) {
+            order.retain(|t| key.may_use_expert(t.expert.as_str()));
+            if order.is_empty() {
+                let message = "none of the experts that this request would go to may answer this API key";
+                return Err(ApiError::new(ErrorKind::Forbidden, message));
+            }
+        }
         if order.is_empty() {
             return Err(nobody(view, target, plan, request, trace));
         }
-        let route_timeout = match target {
-            Target::Route(route) => route.spec.timeout_ms,
-            Target::Expert(_) => None,
-        };
-        let route_deadline = route_timeout.map(|ms| context.arrival + Duration::from_millis(ms));
-        let deadline = [context.deadline, route_deadline].into_iter().flatten().min();
         let last = order.len() - 1;
         let mut failure = None;
         for (at, candidate) in order.iter().enumerate() {
             let Some(expert) = view.experts.get(candidate.expert.as_str()) else { continue };
             let started = Instant::now();
-            if deadline.is_some_and(|d| d <= started) {
+            if trace.deadline.is_some_and(|d| d <= started) {
                 failure = Some(ApiError::new(
                     ErrorKind::DeadlineExceeded,
                     "the request's time was up before an expert answered",
@@ -71,7 +72,10 @@ impl Pipeline {
                     stream_options: request.stream_options.clone(),
                     headers: &context.headers,
                     request_id: &context.request_id,
-                    deadline: deadline.map(Into::into),
+                    deadline: trace.deadline,
+                    timeouts: Timeouts::default(),
+                    affinity: Some(request.conversation).filter(|digest| *digest != 0),
+                    seed: context.id.0,
                 })
                 .await;
             let duration = started.elapsed();
@@ -92,7 +96,7 @@ impl Pipeline {
                     }
                     trace.path = Some(if candidate.fallback { Path::Fallback } else { path_of(expert) });
                     if request.needs.tools {
-                        self.sessions.hold(session_key(request, context), expert.id());
+                        self.sessions.hold(session_key(request, context, trace), expert.id());
                     }
                     return Ok(Answer { expert: expert.clone(), reply });
                 }
@@ -138,8 +142,10 @@ fn may_answer(view: &View, target: &Target, fallback: bool, expert: &str, reques
     if !named && !fallback {
         return true;
     }
-    let Some(facts) = view.experts.fleet().get(expert) else { return false };
-    let open = facts.availability == Availability::Ready || request.in_tool_loop;
+    let fleet = view.experts.fleet();
+    let Some(facts) = fleet.get(expert) else { return false };
+    // One whose endpoints fail is asked where there is nobody else: it may work again.
+    let open = facts.availability != Availability::Draining || request.in_tool_loop;
     open && (named || request.needs.unmet_by(facts).is_none())
 }
 

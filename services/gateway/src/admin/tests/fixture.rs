@@ -72,6 +72,8 @@ impl Api {
             catalog: Arc::new(catalog),
             encoder: None,
             router_deadline: Duration::from_secs(1),
+            gatekeeper: crate::auth::Gatekeeper { open: true },
+            ledger: Arc::default(),
             decisions: Arc::new(DecisionLog::new(10)),
             sessions: Sessions::new(10),
             metrics: Metrics::register(&mut metrics),

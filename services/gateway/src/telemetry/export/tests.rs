@@ -6,17 +6,16 @@ use std::sync::Mutex;
 use axum::body::Body;
 use experts::Secret;
 use http::{Method, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use routing::ExpertId;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -188,26 +187,6 @@ impl Running {
     }
 }
 
-/// Posts over a new connection each time.
-struct Hyper;
-
-impl Outbound for Hyper {
-    fn exchange(&self, request: Request<Bytes>, _: Bounds) -> Exchanged<'_> {
-        Box::pin(async move {
-            let text = |e: &dyn std::fmt::Display| OutboundError::Failed(e.to_string());
-            let to = request.uri().authority().unwrap().to_string();
-            let socket = TcpStream::connect(to).await.map_err(|e| text(&e))?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(|e| text(&e))?;
-            tokio::spawn(connection);
-            let answer = sender.send_request(request.map(Full::new)).await.map_err(|e| text(&e))?;
-            let (parts, body) = answer.into_parts();
-            let body = body.collect().await.map_err(|e| text(&e))?.to_bytes();
-            Ok(Response::from_parts(parts, body))
-        })
-    }
-}
-
 /// A collector behind a real socket.
 async fn listen(collector: Arc<Collector>, stop: CancellationToken) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -238,7 +217,8 @@ async fn a_collector_reads_what_was_meant() {
         flush_interval_ms: 1,
         ..TracesConfig::default()
     };
-    let mut running = Running::start(&config, Arc::new(Hyper));
+    let mut running =
+        Running::start(&config, Arc::new(experts::Client::new(&experts::ClientConfig::default()).unwrap()));
     running.push(1);
     running.stop().await;
     assert_eq!(running.counts("undelivered"), (1, 0));

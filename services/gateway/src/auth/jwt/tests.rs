@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::jwt::Verifier;
+use super::Verifier;
 use crate::config::{JwtConfig, parse};
 use crate::outbound::{Bounds, Exchanged, Outbound, OutboundError};
 
