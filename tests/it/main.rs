@@ -12,6 +12,7 @@ mod bad_input;
 mod chat;
 mod churn;
 mod lifecycle;
+mod load_harness;
 mod openai_client;
 mod reload;
 mod routing;

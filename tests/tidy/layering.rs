@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("gateway", &["admission", "encoder", "experts", "routing", "stores", "training"]),
     ("training", &["encoder", "routing"]),
     ("encoder", &["routing"]),
-    ("experts", &["routing"]),
+    ("experts", &["admission", "routing"]),
     ("stores", &["routing"]),
     ("admission", &[]),
     ("routing", &[]),

@@ -8,11 +8,9 @@ const NANOS: u64 = 1_000_000_000;
 /// The most that a setting may say, in dollars.
 const MOST: f64 = 1e9;
 
-/// An amount of money in US dollars, kept in whole nano-dollars so that adding never rounds.
-///
-/// Nano-dollars because prices are per million tokens: at 0.05 USD one token costs 50 of them, and less
-/// than one micro-dollar. Written as a decimal number of dollars in settings and answers. Arithmetic
-/// saturates at about 18 billion dollars.
+/// An amount of money in US dollars, exact to a billionth.
+// Whole nano-dollars, so that adding never rounds, and not micro-dollars, because at 0.05 USD per million a
+// token costs less than one. Arithmetic saturates at about 18 billion dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
 #[schema(value_type = f64, minimum = 0)]
 pub struct Usd(u64);

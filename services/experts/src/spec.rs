@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::GateConfig;
 use routing::{Availability, Capabilities, ExpertFacts, ExpertId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +42,13 @@ pub struct ExpertSpec {
     /// How long its answers may take.
     #[serde(default)]
     pub limits: Limits,
+    /// How many requests it may have in progress, and how many may wait for it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub concurrency: GateConfig,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Prices in USD per million tokens.
@@ -168,6 +176,9 @@ impl ExpertSpec {
                 report.add(field, "is 0; must be at least 1 byte");
             }
         }
+        let gate = self.concurrency.problems().into_iter();
+        problems
+            .extend(gate.map(|p| Problem { path: format!("concurrency.{}", p.path), message: p.message }));
         self.backend.validate(&mut Report::new("backend", &mut problems));
         problems
     }

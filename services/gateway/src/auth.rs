@@ -81,7 +81,7 @@ mod tests {
         let token = Token::from_random("ci", [7; 32]);
         let key: KeySpec = serde_json::from_value(serde_json::json!({"id": "ci"})).unwrap();
         let secret = SecretSpec { hash: token.hash(), created_ms: 0, expires_ms: Some(1_000) };
-        let ring = KeyRing::build(&[key.with_secrets(vec![secret])], &[], &Gates::default()).unwrap();
+        let ring = KeyRing::build(&[key.with(vec![secret])], &[], &Gates::default()).unwrap();
         (ring, token)
     }
 

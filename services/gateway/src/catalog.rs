@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use admission::{Account, Gate, Gates, KeyRing, KeySpec, Subject, TeamSpec};
 use arc_swap::ArcSwap;
-use experts::{Cost, Registry, Snapshot, Trust, Wanted};
+use experts::{Cost, ExpertSpec, Registry, Snapshot, Trust, Wanted};
 use http::HeaderValue;
 use routing::{Availability, ExpertId, Policy};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,8 @@ pub struct View {
     pub experts: Arc<Snapshot>,
     /// The routes by name.
     pub routes: HashMap<ExpertId, Arc<Route>>,
+    /// Where requests wait for a place at an expert, for those that have a limit.
+    pub expert_gates: HashMap<ExpertId, Gate>,
     /// The keys and teams.
     pub keys: KeyRing,
     /// The highest price of any expert, for what a request reserves before its expert is known.
@@ -328,6 +330,12 @@ impl Parts {
         let keys = KeyRing::build(&keys, &teams, &self.gates).map_err(|problems| {
             ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
         })?;
+        let gate = |entry: &Entry<ExpertSpec>| {
+            let id = &entry.value.id;
+            let gate = self.gates.get(&Subject::Expert(id.as_str().into()), &entry.value.concurrency)?;
+            Some((id.clone(), gate))
+        };
+        let expert_gates = desired.experts.values().filter_map(gate).collect();
         let categories = self.categories.iter().map(|c| {
             let described = desired.categories.get(&c.name).cloned();
             let description = described.unwrap_or_else(|| c.description.clone());
@@ -339,7 +347,8 @@ impl Parts {
             input: most.input.max(cost.input),
             output: most.output.max(cost.output),
         });
-        Ok(View { revision, experts, routes, keys, dearest, categories, desired: Arc::new(desired) })
+        let desired = Arc::new(desired);
+        Ok(View { revision, experts, routes, expert_gates, keys, dearest, categories, desired })
     }
 }
 

@@ -26,6 +26,8 @@ pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};
 pub use tls::{ClientAuth, TlsConfig, TlsVersion};
 pub use traces::{SemConv, TracesConfig};
 
+use std::time::Duration;
+
 use admission::{GateConfig, KeySpec, Limits, TeamSpec};
 use experts::{ExpertSpec, Trust};
 use routing::{ExpertId, PolicyConfig};
@@ -81,6 +83,9 @@ pub struct RouteSpec {
     /// Longest time for a whole request, in milliseconds; the expert's own limit applies as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// How long each part of an answer may take; the expert's own limits apply as well.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub timeouts: RouteTimeouts,
     /// What happens when the router is late or broken.
     #[serde(default, skip_serializing_if = "is_default")]
     pub when_router_fails: WhenRouterFails,
@@ -90,6 +95,33 @@ pub struct RouteSpec {
     /// How many of its requests may be in progress, and how many may wait.
     #[serde(default, skip_serializing_if = "is_default")]
     pub concurrency: GateConfig,
+}
+
+/// How long each part of an answer may take, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteTimeouts {
+    /// Opening a connection to the expert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub connect_ms: Option<u64>,
+    /// From a try's start to the head of its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub first_byte_ms: Option<u64>,
+    /// Between two pieces of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub idle_ms: Option<u64>,
+}
+
+impl From<RouteTimeouts> for experts::Timeouts {
+    fn from(timeouts: RouteTimeouts) -> Self {
+        let ms = |ms: Option<u64>| ms.map(Duration::from_millis);
+        let RouteTimeouts { connect_ms, first_byte_ms, idle_ms } = timeouts;
+        // The whole request's limit counts from its arrival, and is part of its deadline.
+        Self { connect: ms(connect_ms), first_byte: ms(first_byte_ms), idle: ms(idle_ms), total: None }
+    }
 }
 
 /// What happens to a request when the router is late or broken.
@@ -117,6 +149,14 @@ impl RouteSpec {
         }
         if self.timeout_ms == Some(0) {
             problems.push(Problem::at("timeout_ms", "must be above 0; leave it out for no limit of its own"));
+        }
+        let RouteTimeouts { connect_ms, first_byte_ms, idle_ms } = self.timeouts;
+        for (field, ms) in
+            [("connect_ms", connect_ms), ("first_byte_ms", first_byte_ms), ("idle_ms", idle_ms)]
+        {
+            if ms == Some(0) {
+                problems.push(Problem::at(format!("timeouts.{field}"), "must be above 0"));
+            }
         }
         let own = |p: admission::Problem| Problem::at(p.path, p.message);
         problems.extend(self.limits.problems().into_iter().map(|p| own(p).below("limits")));

@@ -3,6 +3,7 @@
 //! A record never holds the prompt. It holds all that the policy saw (request, fleet and seed), so that the
 //! plan can be computed again. The most recent ones are kept in memory, in a ring of fixed length.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -88,26 +89,58 @@ pub enum Reading {
     },
 }
 
-/// One try of one expert.
+/// One try of one expert, at one of its endpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Attempt {
     /// Who.
     pub expert: ExpertId,
+    /// Where; absent for an expert without an upstream and for one that was not called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub endpoint: Option<Arc<str>>,
     /// The HTTP status it answered with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// What went wrong, when there was no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub error: Option<Cow<'static, str>>,
+    /// Microseconds from the request's arrival to its start.
+    pub started_us: u64,
     /// Microseconds until its head was there or the try was given up.
     pub duration_us: u64,
+    /// Whether it was a second try beside one that had not answered yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hedge: bool,
+    /// Microseconds that were waited before it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub backoff_us: u64,
 }
 
 impl Attempt {
     /// A try of an expert of which nothing is known yet.
     pub fn new(expert: ExpertId) -> Self {
-        Self { expert, status: None, error: None, duration_us: 0 }
+        Self {
+            expert,
+            endpoint: None,
+            status: None,
+            error: None,
+            started_us: 0,
+            duration_us: 0,
+            hedge: false,
+            backoff_us: 0,
+        }
     }
+
+    /// Whether it gave no answer, or one that says that the expert is missing, busy or broken.
+    pub fn failed(&self) -> bool {
+        self.error.is_some() || self.status.is_some_and(|status| status >= 500 || matches!(status, 408 | 429))
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Who sent a request.

@@ -133,13 +133,6 @@ impl ApiError {
         Self { kind, message: message.into(), param: None, retry_after, pointless, internal: None }
     }
 
-    /// Says that another try will fail as well.
-    #[must_use]
-    pub fn not_to_be_retried(mut self) -> Self {
-        self.pointless = true;
-        self
-    }
-
     /// A failure of our own: the client learns that it happened, the log learns what.
     pub fn internal(detail: impl std::fmt::Display) -> Self {
         let message = "the gateway failed to handle this request; its log names the reason";

@@ -151,7 +151,7 @@ impl Pipeline {
         self.reserve(&view, Some(&target), request.estimate(), trace, &mut hold).await?;
         self.queue(&target, trace, &mut hold).await?;
         let planned = self.plan(&view, &target, &request, context, trace).await?;
-        let answer = self.call(&view, &target, planned, &request, context, trace).await?;
+        let answer = self.call(&view, &target, planned, &request, context, trace, &mut hold).await?;
         Ok(self.respond(context, request, std::mem::take(trace), answer, hold).await)
     }
 

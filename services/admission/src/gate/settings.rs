@@ -16,7 +16,7 @@ pub struct GateConfig {
     pub concurrent: Option<u32>,
     /// Requests that may wait for a place; one more is refused at once. 0 for no waiting.
     pub queue: u32,
-    /// Requests of one key that may wait; without it a quarter of `queue`.
+    /// Requests of one key that may wait, by priority class; without it a quarter of `queue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_per_key: Option<u32>,
     /// Longest wait for a place, in milliseconds; a request's own deadline may end it earlier.
@@ -87,11 +87,11 @@ const MAX_QUEUE: u32 = 1_000_000;
 /// Longest wait that a client could outlast: an hour.
 const MAX_WAIT_MS: u64 = 3_600_000;
 
-/// Shares of the places for which several classes wait, each in 1 to 1000.
+/// Shares of the places for which several priority classes wait, each in 1 to 1000.
 ///
 /// A class that waits is granted a place at the latest after `(total - own) + higher` places of others, where
 /// `total` is the sum of the weights, `own` its own and `higher` the sum of those of more urgent classes: with
-/// the defaults 5 for interactive, 33 for standard and 40 for batch.
+/// the defaults after 5 for interactive, 33 for standard and 40 for batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Weights {

@@ -52,7 +52,7 @@ async fn places_are_bounded_and_given_on() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_at_the_deadline_or_the_longest_wait() {
     let gate = Gate::new(&GateConfig { max_wait_ms: 500, ..config(1, 10) });
-    let _place = gate.try_acquire().unwrap();
+    let place = gate.try_acquire().unwrap();
     let start = Instant::now();
     let soon = Ticket { deadline: Some(start + ms(100)), ..Ticket::default() };
     assert_eq!(gate.acquire(soon).await.unwrap_err().reason, Reason::Expired);
@@ -61,8 +61,27 @@ async fn a_wait_ends_at_the_deadline_or_the_longest_wait() {
     let rejected = gate.acquire(Ticket::default()).await.unwrap_err();
     assert!((ms(500)..ms(505)).contains(&start.elapsed()));
     assert_eq!((rejected.reason, rejected.retry_after), (Reason::Expired, Duration::from_secs(1)));
-    assert_eq!(gate.acquire(soon).await.unwrap_err().reason, Reason::Expired);
-    assert_eq!((gate.stats().waiting, gate.stats().rejected), ([0, 0, 0], [0, 0, 0, 3, 0]));
+    assert_eq!((gate.stats().waiting, gate.stats().rejected), ([0, 0, 0], [0, 0, 0, 2, 0]));
+    drop(place);
+    let late = gate.acquire(soon).await.unwrap_err();
+    assert_eq!(late.reason, Reason::Expired, "though a place is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_as_its_turn_comes_passes_it_on() {
+    let gate = Gate::new(&config(1, 10));
+    let place = gate.try_acquire().unwrap();
+    let look = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    let mut leaving = Box::pin(gate.acquire(Ticket::default()));
+    assert!(leaving.as_mut().poll(look).is_pending());
+    let mut staying = Box::pin(gate.acquire(Ticket::default()));
+    assert!(staying.as_mut().poll(look).is_pending());
+    drop(place);
+    drop(leaving);
+    let place = staying.await.unwrap();
+    assert_eq!((gate.stats().in_use, gate.stats().waiting), (1, [0, 0, 0]));
+    drop(place);
+    assert_eq!(gate.stats().in_use, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,15 +1,16 @@
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::token::SecretHash;
 use crate::limit::Limits;
 use crate::priority::Priority;
 use crate::problem::{ID_RULE, Problem, is_id};
 
-/// A virtual API key: who its owner is, what it may do and how much.
-///
-/// `KeySpec` as such is the stored form, with the hashes of its secrets; [`KeyView`] is the same without
-/// them.
+/// A virtual API key: whose it is, what it may do and how much it may use.
+// The default is the stored form, with the hashes of the secrets; `KeyView` shows the same without them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeySpec<S = SecretSpec> {
@@ -30,7 +31,7 @@ pub struct KeySpec<S = SecretSpec> {
     /// Refuses every request until it is set back.
     #[serde(default)]
     pub disabled: bool,
-    /// What its tokens' secrets hash to: one, or more while it is rotated.
+    /// The secrets of its tokens: one, or more while it is rotated.
     #[serde(default = "Vec::new")]
     pub secrets: Vec<S>,
     /// The routes that it may use; without it all, when empty none.
@@ -53,8 +54,27 @@ pub struct KeySpec<S = SecretSpec> {
     pub limits: Limits,
 }
 
-/// A key as the admin API shows it: without the hashes of its secrets.
-pub type KeyView = KeySpec<SecretView>;
+/// A key as the admin API shows and takes it: without the hashes of its secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyView(pub KeySpec<SecretView>);
+
+// By hand, because a derived schema would have the name of the stored form.
+impl PartialSchema for KeyView {
+    fn schema() -> RefOr<Schema> {
+        KeySpec::<SecretView>::schema()
+    }
+}
+
+impl ToSchema for KeyView {
+    fn name() -> Cow<'static, str> {
+        "KeyView".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        KeySpec::<SecretView>::schemas(schemas);
+    }
+}
 
 /// One secret of a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -149,7 +169,7 @@ impl KeySpec {
         let secrets = self.secrets.iter();
         let secrets =
             secrets.map(|s| SecretView { created_ms: s.created_ms, expires_ms: s.expires_ms }).collect();
-        self.clone().with_secrets(secrets)
+        KeyView(self.clone().with(secrets))
     }
 
     /// Adds a secret and ends the others `overlap_ms` from now, or when they would have ended anyway.
@@ -165,9 +185,16 @@ impl KeySpec {
     }
 }
 
+impl KeyView {
+    /// The stored form: what the admin API received, with the secrets that the store holds.
+    pub fn with_secrets(self, secrets: Vec<SecretSpec>) -> KeySpec {
+        self.0.with(secrets)
+    }
+}
+
 impl<S> KeySpec<S> {
-    /// The same key with other secrets: what the admin API received, with those that the store holds.
-    pub fn with_secrets<T>(self, secrets: Vec<T>) -> KeySpec<T> {
+    /// The same key with secrets in another form.
+    pub fn with<T>(self, secrets: Vec<T>) -> KeySpec<T> {
         KeySpec {
             id: self.id,
             description: self.description,

@@ -112,6 +112,16 @@ fn rotation_overlaps() {
 }
 
 #[test]
+fn the_two_forms_of_a_key_are_two_schemas() {
+    use utoipa::{PartialSchema, ToSchema};
+    let schema = |schema| serde_json::to_string(&schema).unwrap();
+    let (stored, shown) = (schema(KeySpec::<SecretSpec>::schema()), schema(KeyView::schema()));
+    assert_ne!(KeySpec::<SecretSpec>::name(), KeyView::name());
+    assert!(stored.contains("/SecretSpec") && !stored.contains("/SecretView"));
+    assert!(shown.contains("/SecretView") && !shown.contains("/SecretSpec"));
+}
+
+#[test]
 fn nothing_shown_holds_a_secret_or_its_hash() {
     let token = token("a", 5);
     let spec = key("a", vec![secret(&token)]);

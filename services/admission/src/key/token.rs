@@ -72,7 +72,7 @@ pub(super) fn parse(token: &str) -> Option<(&str, &str)> {
     well_formed.then_some((id, secret))
 }
 
-/// The SHA-256 of a token's secret, written `sha256:<64 hex digits>`. `Debug` does not show it.
+/// The SHA-256 of a token's secret, written `sha256:<64 hex digits>`.
 #[derive(Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(value_type = String, pattern = "^sha256:[0-9a-f]{64}$")]
 pub struct SecretHash([u8; 32]);
@@ -103,6 +103,7 @@ impl SecretHash {
     }
 }
 
+// What is kept secret at rest is kept out of logs, too.
 impl fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretHash(..)")

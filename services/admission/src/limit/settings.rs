@@ -121,31 +121,32 @@ pub enum Window {
     Total,
 }
 
-/// One counted limit; named as its setting in [`Limits`]. The minute limits come first.
+/// One counted limit, named as its setting.
+// The minute limits come first: counters are laid out so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitKind {
-    /// See [`Limits::requests_per_minute`].
+    /// Requests within any minute.
     RequestsPerMinute,
-    /// See [`Limits::input_tokens_per_minute`].
+    /// Prompt tokens within any minute.
     InputTokensPerMinute,
-    /// See [`Limits::output_tokens_per_minute`].
+    /// Answer tokens within any minute.
     OutputTokensPerMinute,
-    /// See [`Limits::tokens_per_minute`].
+    /// Prompt and answer tokens together within any minute.
     TokensPerMinute,
-    /// See [`Limits::requests_per_day`].
+    /// Requests per day.
     RequestsPerDay,
-    /// See [`Limits::input_tokens_per_day`].
+    /// Prompt tokens per day.
     InputTokensPerDay,
-    /// See [`Limits::output_tokens_per_day`].
+    /// Answer tokens per day.
     OutputTokensPerDay,
-    /// See [`Limits::tokens_per_day`].
+    /// Prompt and answer tokens together per day.
     TokensPerDay,
-    /// See [`Limits::usd_per_day`].
+    /// Money per day.
     UsdPerDay,
-    /// See [`Limits::usd_per_month`].
+    /// Money per calendar month.
     UsdPerMonth,
-    /// See [`Limits::usd_total`].
+    /// Money in all.
     UsdTotal,
 }
 

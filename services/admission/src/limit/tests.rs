@@ -210,11 +210,14 @@ fn idle_subjects_are_dropped_and_come_back_empty() {
     assert_eq!(ledger.sweep(NOW + 2 * MINUTE), 0, "the day still counts");
     assert_eq!(ledger.sweep(NOW + DAY), 100);
     // Places are used anew; accounts that remember an old place are not deceived.
+    let new = account("new", &minute);
+    spend(&ledger, of_key(&new), Usage::default(), NOW + DAY);
     for key in keys.iter().rev() {
         spend(&ledger, of_key(key), Usage::default(), NOW + DAY);
         spend(&ledger, of_key(key), Usage::default(), NOW + DAY);
     }
     assert!(keys.iter().all(|key| used(&ledger, key, NOW + DAY) == [2, 2]));
+    assert_eq!(used(&ledger, &new, NOW + DAY), [1, 1]);
     assert_eq!(used(&ledger, &spender, NOW + DAY), [1_000_000_000]);
     ledger.forget(&Subject::Key("spender".into()));
     assert_eq!(used(&ledger, &spender, NOW + DAY), [0]);

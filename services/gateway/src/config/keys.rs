@@ -58,7 +58,7 @@ pub(super) fn declared(key: &FileKey) -> KeySpec {
         let hash = secret.hash(&key.id).ok()?;
         Some(admission::key::SecretSpec { hash, created_ms: 0, expires_ms: secret.expires_ms })
     });
-    key.clone().with_secrets(secrets.collect())
+    key.clone().with(secrets.collect())
 }
 
 /// What is wrong with the keys and teams; whether they fit to the rest is the catalogue's to say.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use admission::limit::{Quota, Resource};
+use admission::limit::Resource;
 use admission::{
-    Accounts, Embedded, Gate, Headroom, Ledger, Permit, Priority, Refusal, Rejected, Reservation, Ticket,
-    Usage, Usd,
+    Accounts, Embedded, Gate, Ledger, Outcome, Permit, Priority, Refusal, Rejected, Reservation, Sample,
+    Ticket, Usage, Usd,
 };
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -33,8 +33,10 @@ pub(super) struct Hold {
     ledger: Arc<Embedded>,
     in_flight: Gauge,
     _place: OwnedSemaphorePermit,
-    /// Of its key, team and route, and of the expert that answers.
-    permits: [Option<Permit>; 4],
+    /// Of its key, team and route.
+    permits: [Option<Permit>; 3],
+    /// Of the expert that answers, with how that went.
+    expert: Option<(Permit, Sample)>,
     reservation: Option<Reservation>,
 }
 
@@ -50,9 +52,34 @@ impl Hold {
     }
 }
 
+impl Hold {
+    /// Gives back what was reserved, the request itself too: nothing was done for it.
+    fn release(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.ledger.release(reservation, now_ms());
+        }
+    }
+
+    /// Keeps the place at the expert that was called; the one of an expert that was called before is given
+    /// back. How long an expert took to begin tells its load; how long its answer takes tells the answer's
+    /// length.
+    pub(super) fn put(&mut self, permit: Permit, latency: Duration, overload: bool) {
+        let outcome = if overload { Outcome::Overload } else { Outcome::Success };
+        self.give_back_expert();
+        self.expert = Some((permit, Sample { latency, outcome }));
+    }
+
+    fn give_back_expert(&mut self) {
+        if let Some((permit, sample)) = self.expert.take() {
+            permit.release(sample);
+        }
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         self.in_flight.dec();
+        self.give_back_expert();
         // The request failed before anybody answered: it counts as a request and used nothing.
         if let Some(reservation) = self.reservation.take() {
             self.ledger.settle(reservation, Usage::default(), now_ms());
@@ -74,7 +101,8 @@ impl Pipeline {
             ledger: self.ledger.clone(),
             in_flight: self.metrics.in_flight.clone(),
             _place: place,
-            permits: [const { None }; 4],
+            permits: [const { None }; 3],
+            expert: None,
             reservation: None,
         })
     }
@@ -137,7 +165,7 @@ impl Pipeline {
                 Ok(())
             }
             Err(refusal) => {
-                trace.headroom = exhausted(&refusal);
+                trace.headroom = refusal.headroom();
                 Err(over_limit(&refusal))
             }
         }
@@ -166,7 +194,10 @@ impl Pipeline {
         let ticket = trace.ticket();
         for (at, (gate, whose)) in gates.into_iter().enumerate() {
             let Some(gate) = gate else { continue };
-            let permit = self.place_at(gate, ticket).await.map_err(|rejected| no_place(whose, rejected))?;
+            let permit = self.place_at(gate, ticket).await.map_err(|rejected| {
+                hold.release();
+                no_place(whose, rejected)
+            })?;
             trace.queue += permit.waited();
             hold.permits[at] = Some(permit);
         }
@@ -206,46 +237,29 @@ pub(super) fn priority(context: &Context) -> Option<Priority> {
     context.header("x-guildhall-priority").and_then(Priority::parse)
 }
 
-/// A refusal as the headers about limits show it.
-fn exhausted(refusal: &Refusal) -> Headroom {
-    let quota = Quota {
-        limit: refusal.rule.limit,
-        remaining: refusal.rule.limit.saturating_sub(refusal.used),
-        reset: refusal.reset,
-    };
-    let mut headroom = Headroom::default();
-    match refusal.rule.kind.resource() {
-        Resource::Requests => headroom.requests = Some(quota),
-        Resource::InputTokens | Resource::OutputTokens | Resource::Tokens => headroom.tokens = Some(quota),
-        Resource::Cost => {}
-    }
-    headroom
-}
-
 fn over_limit(refusal: &Refusal) -> ApiError {
-    let of = &refusal.subject;
-    let name = refusal.rule.kind.name();
-    if refusal.rule.kind.resource() == Resource::Cost {
+    let (of, name) = (&refusal.subject, refusal.rule.kind.name());
+    let mut error = if refusal.rule.kind.resource() == Resource::Cost {
         let limit = Usd::from_nanos(refusal.rule.limit).dollars();
         let message = format!("{of} has spent its budget: {name} is {limit} USD");
-        let mut error = ApiError::new(ErrorKind::BudgetExceeded, message);
-        error.retry_after = None;
-        return error;
-    }
-    let limit = refusal.rule.limit;
-    let Some(wait) = refusal.retry_after else {
-        let message = format!("this request alone is more than {of} may use: {name} is {limit}");
-        return ApiError::new(ErrorKind::RateLimited, message).not_to_be_retried();
+        ApiError::new(ErrorKind::BudgetExceeded, message)
+    } else {
+        let limit = refusal.rule.limit;
+        let message = if refusal.retry_after.is_some() {
+            format!("{of} has reached its limit: {name} is {limit}")
+        } else {
+            format!("this request alone is more than {of} may use: {name} is {limit}")
+        };
+        ApiError::new(ErrorKind::RateLimited, message)
     };
-    let message = format!("{of} has reached its limit: {name} is {limit}");
-    let mut error = ApiError::new(ErrorKind::RateLimited, message);
-    error.retry_after = Some(u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX));
+    error.retry_after = refusal.retry_after.map(|wait| u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX));
+    error.pointless = refusal.is_final();
     error
 }
 
 /// Why no place was given.
 pub(super) fn no_place(whose: &str, rejected: Rejected) -> ApiError {
-    let kind = if whose == "key" || whose == "team" { ErrorKind::RateLimited } else { ErrorKind::Overloaded };
+    let kind = if matches!(whose, "key" | "team") { ErrorKind::RateLimited } else { ErrorKind::Overloaded };
     let message = format!(
         "the {whose} has as many requests in progress as it may, and this one cannot wait ({})",
         rejected.reason.name()

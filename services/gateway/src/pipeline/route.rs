@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use admission::{Headroom, Key, Priority};
+use experts::Timeouts;
 use routing::{ExpertId, Plan};
 use serde::Serialize;
 
@@ -79,6 +80,14 @@ fn tags(context: &Context) -> Vec<String> {
 }
 
 impl Target {
+    /// What the route says of how long each part of an answer may take.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        match self {
+            Self::Route(route) => route.spec.timeouts.into(),
+            Self::Expert(_) => Timeouts::default(),
+        }
+    }
+
     /// When an answer is of no more use: by the client's word or the route's limit.
     pub(super) fn deadline(&self, context: &Context) -> Option<tokio::time::Instant> {
         let route = match self {
