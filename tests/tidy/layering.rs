@@ -44,10 +44,10 @@ const IMPURE: &[&str] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["gateway"]),
     ("clap", &["gateway", "loadtest", "mock-expert"]),
-    ("tokio-rustls", &["experts"]),
+    ("tokio-rustls", &["experts", "gateway"]),
     ("ort", &["encoder"]),
     ("redb", &["stores"]),
-    ("rustls", &["experts"]),
+    ("rustls", &["experts", "gateway"]),
     ("tokenizers", &["encoder"]),
     ("utoipa-axum", &["gateway"]),
 ];

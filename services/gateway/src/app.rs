@@ -16,9 +16,11 @@ use crate::auth::Gatekeeper;
 use crate::catalog::{Catalog, Category, ChangeError};
 use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig};
 use crate::decision::DecisionLog;
+use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
+use crate::problem::Problem;
 use crate::reload::Current;
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
@@ -26,7 +28,7 @@ use crate::telemetry::access::AccessLog;
 /// Conversations whose expert is remembered.
 const SESSIONS: usize = 16_384;
 
-/// Why the gateway cannot start. The first two are the operator's to mend in the configuration.
+/// Why the gateway cannot start. The first ones are the operator's to mend in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration's parts do not fit together.
@@ -38,6 +40,9 @@ pub enum StartError {
     /// The client for upstreams cannot be made.
     #[error("upstream: {0}")]
     Upstream(String),
+    /// A listener's certificates cannot be used.
+    #[error("{0}")]
+    Tls(Problem),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] stores::StoreError),
@@ -58,6 +63,8 @@ pub struct App {
     pub token: TokenHash,
     /// A token that was made at this start, to be shown once.
     pub new_token: Option<AdminToken>,
+    /// TLS on the listeners.
+    pub tls: PlanesTls,
     /// Whether new requests are welcome; false while draining.
     pub ready: Arc<Ready>,
 }
@@ -96,6 +103,7 @@ impl App {
     /// [`StartError`], which says what to do.
     pub fn build(config: Config, world: &World) -> Result<Self, StartError> {
         let mut metrics = MetricsRegistry::default();
+        let tls = PlanesTls::open(&config, &mut metrics).map_err(StartError::Tls)?;
         let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
         let encoder = load_router(&config, world.ort_dylib_path.as_deref())?;
         if let Some(encoder) = &encoder {
@@ -129,6 +137,7 @@ impl App {
             metrics: Arc::new(metrics),
             token,
             new_token,
+            tls,
             ready: Arc::default(),
         })
     }

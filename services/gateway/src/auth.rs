@@ -3,6 +3,9 @@
 //! Before there is any key, requests from the machine itself are let in, and others where the operator has
 //! said that a proxy in front does the checking. From the first key on, every request needs one.
 
+pub mod jwks;
+pub mod jwt;
+
 use std::sync::Arc;
 
 use admission::{Key, KeyRing, Refused};

@@ -87,7 +87,7 @@ impl From<crate::app::StartError> for Failure {
     fn from(error: crate::app::StartError) -> Self {
         use crate::app::StartError;
         match error {
-            StartError::Config(_) | StartError::Router(_) | StartError::Upstream(_) => {
+            StartError::Config(_) | StartError::Router(_) | StartError::Upstream(_) | StartError::Tls(_) => {
                 Self::Usage(error.to_string())
             }
             StartError::Store(_) | StartError::Other(_) => Self::Other(error.into()),

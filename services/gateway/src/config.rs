@@ -5,20 +5,26 @@
 //! checked against each other. Without a file the defaults apply, with the built-in demo experts.
 
 mod admin;
+mod auth;
 mod data;
 mod keys;
 mod load;
 mod router;
 mod store;
 mod telemetry;
+mod tls;
+mod traces;
 
 pub use admin::AdminConfig;
+pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
 pub use data::DataConfig;
 pub use keys::{FileKey, FileSecret};
 pub use load::{ConfigError, Loaded, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};
+pub use tls::{ClientAuth, TlsConfig, TlsVersion};
+pub use traces::{SemConv, TracesConfig};
 
 use std::time::Duration;
 
@@ -39,6 +45,8 @@ pub struct Config {
     pub data: DataConfig,
     /// The listener for the admin API, metrics and probes.
     pub admin: AdminConfig,
+    /// Who may call the data plane.
+    pub auth: AuthConfig,
     /// The router model and its encoder.
     pub router: RouterConfig,
     /// The client that calls experts.
@@ -191,6 +199,7 @@ impl Config {
         let sections = [
             ("data", self.data == other.data),
             ("admin", self.admin == other.admin),
+            ("auth", self.auth == other.auth),
             ("router", self.router == other.router),
             ("upstream", self.upstream == other.upstream),
             ("store", self.store == other.store),
@@ -204,7 +213,10 @@ impl Config {
         let mut problems: Vec<Problem> = Vec::new();
         problems.extend(self.data.problems().into_iter().map(|p| p.below("data")));
         problems.extend(self.admin.problems().into_iter().map(|p| p.below("admin")));
+        problems.extend(self.auth.problems().into_iter().map(|p| p.below("auth")));
         problems.extend(self.router.problems().into_iter().map(|p| p.below("router")));
+        let traces = self.telemetry.traces.iter().flat_map(TracesConfig::problems);
+        problems.extend(traces.map(|p| p.below("telemetry.traces")));
         if self.data.listen == self.admin.listen && self.data.listen.port() != 0 {
             problems.push(Problem::at(
                 "admin.listen",

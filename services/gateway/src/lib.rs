@@ -16,6 +16,7 @@ pub mod http;
 mod ids;
 mod lifecycle;
 mod metrics;
+pub mod outbound;
 pub mod pipeline;
 pub mod problem;
 mod reload;

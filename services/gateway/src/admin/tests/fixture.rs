@@ -13,6 +13,7 @@ use crate::app::{App, Ready};
 use crate::catalog::{Catalog, Category};
 use crate::config::{Config, parse};
 use crate::decision::DecisionLog;
+use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
@@ -87,6 +88,7 @@ impl Api {
             metrics: Arc::new(metrics),
             token: TokenHash::of(TOKEN),
             new_token: None,
+            tls: PlanesTls::default(),
             ready: Arc::new(Ready::default()),
         });
         Self { router: crate::admin::router(app.clone()), app }

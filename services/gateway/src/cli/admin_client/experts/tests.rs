@@ -33,7 +33,7 @@ impl Running {
         let config = ServerConfig { max_header_bytes: 32 << 10, head_patience: second * 30, drain: second };
         let stop = CancellationToken::new();
         let router = TowerToHyperService::new(crate::admin::router(api.app.clone()));
-        let server = tokio::spawn(serve(listener, router, config, stop.clone()));
+        let server = tokio::spawn(serve(listener, None, router, config, stop.clone()));
         Self { url, stop, server, api }
     }
 
