@@ -12,7 +12,7 @@ mod router;
 mod store;
 mod telemetry;
 
-pub use admin::AdminConfig;
+pub use admin::{AdminConfig, AdminTokenConfig, OWNER, Role};
 pub use data::DataConfig;
 pub use keys::{FileKey, FileSecret};
 pub use load::{ConfigError, Loaded, load, parse, yaml};

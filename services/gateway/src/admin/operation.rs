@@ -105,6 +105,7 @@ pub(super) struct RouteQuestion {
 #[utoipa::path(
     post, path = "/route",
     operation_id = "explainRoute", tag = "operation",
+    extensions(("x-required-role" = json!("operator"))),
     request_body = RouteQuestion,
     responses(
         (status = 200, description = "The decision and what it rests on", body = ExplanationSchema),

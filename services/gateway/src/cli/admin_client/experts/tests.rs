@@ -135,7 +135,7 @@ async fn a_wrong_token_and_a_wrong_address_are_told() {
     let Err(Failure::Usage(message)) = gateway.run_as("wrong", "list").await else {
         panic!("must be bad usage")
     };
-    assert_eq!(message, "this is not the admin token");
+    assert_eq!(message, "this is not an admin token");
     let nowhere = Running { url: "http://127.0.0.1:9".into(), ..gateway };
     assert!(nowhere.failure("list").await.contains("cannot reach the admin API at http://127.0.0.1:9"));
     nowhere.stop().await;
