@@ -7,6 +7,7 @@
 mod auth;
 mod categories;
 mod change;
+mod decisions;
 mod document;
 mod etag;
 mod experts;
@@ -111,8 +112,9 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::get, teams::replace, teams::patch, teams::delete))
         .routes(routes!(operation::explain))
-        .routes(routes!(operation::decisions))
-        .routes(routes!(operation::decision))
+        .routes(routes!(decisions::list))
+        .routes(routes!(decisions::get))
+        .routes(routes!(decisions::replay))
         .routes(routes!(operation::config))
         .routes(routes!(operation::audit));
     let mut api = OpenApiRouter::with_openapi(document::Document::openapi()).nest("/admin/v1", v1);

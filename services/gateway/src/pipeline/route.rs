@@ -152,10 +152,9 @@ impl Pipeline {
         if let Some(category) = trace.category.and_then(|at| fleet.categories.get(at)) {
             self.metrics.categories.get_or_create(&OfCategory { category: Text(category.clone()) }).inc();
         }
-        let plan = route.policy.plan(&asked, &fleet, context.id.0);
-        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: plan.basis.as_str() };
+        let planned = Arc::new(Planned::new(route.clone(), asked, fleet, context.id));
+        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: planned.plan.basis.as_str() };
         self.metrics.decisions.get_or_create(&reasoned).inc();
-        let planned = Arc::new(Planned { request: asked, fleet, plan });
         trace.planned = Some(planned.clone());
         trace.routing = started.elapsed();
         Some(planned)
