@@ -11,6 +11,7 @@ mod admin;
 mod bad_input;
 mod chat;
 mod churn;
+mod keys;
 mod lifecycle;
 mod openai_client;
 mod reload;
