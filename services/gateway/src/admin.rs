@@ -48,7 +48,7 @@ pub(crate) use etag::segment;
 #[derive(Clone)]
 struct Admin {
     app: Arc<App>,
-    /// Whose turn it is to write; see [`Admin::change`].
+    /// Whose turn it is to write; see [`change::Write::change`].
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
