@@ -11,6 +11,7 @@ mod admin;
 mod bad_input;
 mod chat;
 mod churn;
+mod keys;
 mod lifecycle;
 mod load_harness;
 mod openai_client;
