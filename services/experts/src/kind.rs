@@ -30,7 +30,7 @@ use crate::upstream::{Client, Trust};
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Backend {
     /// An upstream that speaks the OpenAI API.
-    Llm(LlmBackend),
+    Llm(Box<LlmBackend>),
     /// A fixed text; nothing is computed.
     Constant(ConstantBackend),
     /// A refusal with a reason; nothing is computed.

@@ -23,6 +23,7 @@ pub(crate) const TOKEN: &str = "the token of these tests";
 /// Two experts and a route that belong to the file.
 const FILE: &str = "
 admin: {token: '${TOKEN}'}
+upstream: {allow_private: ['127.0.0.0/8']}
 experts:
   - {id: general, backend: {kind: constant, text: from general}, skills: {chat: 0.5}}
   - id: keyed
