@@ -55,12 +55,12 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners) -> io::Result<()> {
         head_patience: Duration::from_secs(30),
         drain,
     };
+    app.pipeline.catalog.registry().start();
     let data = crate::http::DataPlane::new(app.pipeline.clone());
     let data = tokio::spawn(serve(listeners.data, data, config, stop_data.clone()));
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..config };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
     let admin = tokio::spawn(serve(listeners.admin, admin, admin_config, stop_admin.clone()));
-    app.pipeline.catalog.registry().start();
     app.ready.set(true);
     let mut stopped = async || {
         tokio::select! {
