@@ -31,6 +31,7 @@ admin:
   tokens:
     - {name: board, role: viewer, token: the token of a viewer}
     - {name: night-shift, role: operator, token: the token of an operator}
+upstream: {allow_private: ['127.0.0.0/8']}
 experts:
   - {id: general, backend: {kind: constant, text: from general}, skills: {chat: 0.5}}
   - id: keyed
