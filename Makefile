@@ -16,7 +16,7 @@ NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
 tools:
@@ -82,10 +82,26 @@ gen: tools ## Write the generated files anew: configuration schema, OpenAPI docu
 bench: deps ## Run the benchmarks of the packages
 	@$(CARGO) bench --locked --workspace --benches
 
+LOAD_BINS := --package gateway --package mock-expert --package loadtest --bins
+
 .PHONY: load
 load: deps ## Measure the gateway's cost per request beside a bare proxy (Linux, two CPUs)
-	@$(CARGO) build --release --locked --package gateway --package mock-expert --package loadtest --bins
+	@$(CARGO) build --release --locked $(LOAD_BINS)
 	@$(PYTHON) loadtest/run.py hop $(ARGS)
+
+.PHONY: scenarios
+scenarios: deps ## Put the gateway under load and faults, with thresholds
+	@$(CARGO) build --release --locked $(LOAD_BINS)
+	@$(PYTHON) loadtest/run.py scenario $(or $(ARGS),all)
+
+.PHONY: soak
+soak: deps ## Run at half load with faults for half an hour; ARGS="--minutes 60"
+	@$(CARGO) build --release --locked $(LOAD_BINS)
+	@$(PYTHON) loadtest/run.py soak $(ARGS)
+
+.PHONY: load-report
+load-report: tools ## Write loadtest/REPORT.md from the kept results
+	@$(PYTHON) loadtest/run.py report
 
 .PHONY: clean
 clean: tools ## Remove what was built and fetched; stored experts and the admin token stay

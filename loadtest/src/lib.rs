@@ -3,8 +3,12 @@
 //! Raw keep-alive connections and a hand-written answer reader on one thread, so that the client costs
 //! little on a machine that it shares with what it measures.
 
+pub mod arrivals;
+pub mod drive;
 pub mod exchange;
+pub mod findings;
+pub mod histogram;
+pub mod mix;
 pub mod report;
 pub mod sse;
 pub mod usage;
-pub mod worker;

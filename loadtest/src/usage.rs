@@ -20,6 +20,30 @@ pub struct Usage {
     pub peak_kib: u64,
 }
 
+/// `pids` and all their descendants as of now: a server may be a script that starts the real one.
+pub fn tree(pids: &[u32]) -> Vec<u32> {
+    let all: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| Some((pid, parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
+        .collect();
+    let mut family = pids.to_vec();
+    let mut next = 0;
+    while let Some(member) = family.get(next).copied() {
+        let children = all.iter().filter(|(pid, parent)| *parent == member && !family.contains(pid));
+        let children: Vec<u32> = children.map(|(pid, _)| *pid).collect();
+        family.extend(children);
+        next += 1;
+    }
+    family
+}
+
+/// The fourth field of `/proc/PID/stat`, counted after the name, which may hold spaces.
+fn parent(stat: &str) -> Option<u32> {
+    stat.rsplit(") ").next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Reads the usage of `pids`. `named` is the beginning of the names of threads that are counted apart; when
 /// empty, none are. A process that is gone counts nothing.
 pub fn usage(pids: &[u32], named: &str) -> Usage {
@@ -70,6 +94,16 @@ mod tests {
     fn a_name_with_spaces_does_not_shift_the_fields() {
         let stat = "12 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20";
         assert!((ticks(stat) - 200.0).abs() < 1e-9);
+        assert_eq!(parent(stat), Some(1));
+    }
+
+    #[test]
+    fn a_child_belongs_to_the_tree() {
+        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        let family = tree(&[std::process::id()]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(family.contains(&child.id()), "{family:?}");
     }
 
     #[test]

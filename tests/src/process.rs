@@ -86,8 +86,17 @@ impl Gateway {
     /// # Errors
     /// When it does not start; the error holds its output.
     pub fn start_in(folder: &Path, config: &str) -> Result<Self> {
+        Self::start_with_tokens(folder, config, "")
+    }
+
+    /// The same with more admin tokens, in the form of `admin.tokens`' items.
+    ///
+    /// # Errors
+    /// When it does not start; the error holds its output.
+    pub fn start_with_tokens(folder: &Path, config: &str, tokens: &str) -> Result<Self> {
         let file = folder.join("guildhall.yaml");
-        std::fs::write(&file, whole(folder, config))?;
+        let text = whole(folder, config);
+        std::fs::write(&file, text.replace("tokens: []", &format!("tokens: [{tokens}]")))?;
         let mut command = Command::new(binary("guildhall")?);
         command.arg("serve").arg("--config").arg(&file).current_dir(folder);
         if let Ok(library) = onnxruntime() {
@@ -240,8 +249,10 @@ impl Gateway {
 fn whole(folder: &Path, config: &str) -> String {
     let bundle = repository().join("router-models/default");
     let text = format!(
-        "admin: {{listen: '127.0.0.1:0', token: {TOKEN}}}\nstore: {{path: '{}'}}\n{}{config}\n",
+        "admin: {{listen: '127.0.0.1:0', token: {TOKEN}, tokens: []}}\nstore: {{path: '{}'}}\n{}{}{config}\n",
         folder.join("store.redb").display(),
+        // The mocks of these tests are on this machine.
+        if config.contains("upstream:") { "" } else { "upstream: {allow_private: ['127.0.0.0/8']}\n" },
         if config.contains("\nrouter:") || config.starts_with("router:") {
             String::new()
         } else {

@@ -12,6 +12,7 @@ use crate::call::Usage;
 use crate::error::{BodyError, Phase};
 use crate::splice::{Ended, Filter, Output};
 use crate::upstream::{Exchange, chain};
+use crate::vitals::Ticket;
 
 /// Pieces that have arrived already are joined up to about this size, so that a burst costs one write.
 const JOINED: usize = 32 * 1024;
@@ -57,8 +58,22 @@ pub(crate) struct Live {
     filter: Filter,
     idle: Duration,
     end: Instant,
+    sizes: Sizes,
+    /// Bytes that came so far.
+    received: u64,
+    /// Is told how the body ends.
+    ticket: Option<Ticket>,
     /// Since when the next piece is waited for. A client that takes its time is not the upstream's fault.
     waiting: Option<Instant>,
+}
+
+/// How large an answer may be, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// The whole body.
+    pub(crate) body: u64,
+    /// Each event of a stream.
+    pub(crate) event: u64,
 }
 
 /// Pieces that are made here, with pauses.
@@ -77,8 +92,15 @@ enum Stop {
 }
 
 impl Live {
-    pub(crate) fn new(exchange: Exchange, filter: Filter, idle: Duration, end: Instant) -> Self {
-        Self { exchange, filter, idle, end, waiting: None }
+    pub(crate) fn new(
+        exchange: Exchange,
+        filter: Filter,
+        idle: Duration,
+        end: Instant,
+        sizes: Sizes,
+        ticket: Option<Ticket>,
+    ) -> Self {
+        Self { exchange, filter, idle, end, sizes, received: 0, ticket, waiting: None }
     }
 
     /// Takes what has arrived; `Some` when the body has stopped.
@@ -100,8 +122,14 @@ impl Live {
         match piece {
             Some(Ok(bytes)) => {
                 self.waiting = None;
+                self.received += bytes.len() as u64;
+                if self.received > self.sizes.body {
+                    return Some(Stop::Failure(format!("it is larger than {} bytes", self.sizes.body)));
+                }
                 self.filter.push(bytes, out);
-                None
+                let event = self.filter.event_bytes();
+                (event > self.sizes.event)
+                    .then(|| Stop::Failure(format!("an event is larger than {} bytes", self.sizes.event)))
             }
             Some(Err(error)) => Some(Stop::Failure(chain(&error))),
             None => Some(Stop::End),
@@ -128,8 +156,15 @@ impl Live {
     }
 
     /// Completes the output after a stop. `Err` when the client has to be told by a broken connection.
-    fn close(mut self, stop: Stop, out: &mut Output) -> (Option<Usage>, Result<Ended, BodyError>) {
+    fn close(
+        mut self,
+        stop: Stop,
+        out: &mut Output,
+        now: Instant,
+    ) -> (Option<Usage>, Result<Ended, BodyError>) {
         self.filter.finish(out);
+        // The time that the client or the operator sets for the whole is no fault of the endpoint's.
+        let out_of_time = matches!(stop, Stop::Late(Phase::Total));
         let failure = match stop {
             Stop::End => None,
             Stop::Late(phase) => Some(phase.message().to_owned()),
@@ -147,6 +182,11 @@ impl Live {
             (_, None) => Ok(Ended::Complete),
             (_, Some(detail)) => Err(BodyError(detail.clone())),
         };
+        match (self.ticket.take(), &ended) {
+            (Some(ticket), Ok(Ended::Complete | Ended::Repaired)) => ticket.completed(now),
+            (Some(ticket), Ok(Ended::Cut) | Err(_)) if !out_of_time => ticket.failed(now),
+            _ => {}
+        }
         (self.filter.usage(), ended)
     }
 }
@@ -172,12 +212,12 @@ impl ReplyBody {
 
     /// An upstream's body. What has arrived with the head is taken at once: most answers that are not
     /// streamed are then complete, their length is known, and their connection is free again.
-    pub(crate) fn live(mut live: Live) -> Self {
+    pub(crate) fn live(mut live: Live, now: Instant) -> Self {
         let mut body = Self::whole(Bytes::new(), None);
         let mut out = Output::default();
         match live.gather(&mut out) {
             None => body.source = Source::Live(Box::new(live)),
-            Some(stop) => body.stop(live, stop, &mut out),
+            Some(stop) => body.stop(live, stop, &mut out, now),
         }
         body.ready = out.take();
         body
@@ -201,8 +241,8 @@ impl ReplyBody {
         self.bytes
     }
 
-    fn stop(&mut self, live: Live, stop: Stop, out: &mut Output) {
-        let (usage, ended) = live.close(stop, out);
+    fn stop(&mut self, live: Live, stop: Stop, out: &mut Output, now: Instant) {
+        let (usage, ended) = live.close(stop, out, now);
         self.usage = usage;
         match ended {
             Ok(ended) => self.cut = ended == Ended::Cut,
@@ -253,7 +293,7 @@ impl Body for ReplyBody {
                     if let Some(stop) = ready!(live.poll(&mut out, cx))
                         && let Source::Live(live) = std::mem::replace(&mut this.source, Source::Nothing)
                     {
-                        this.stop(*live, stop, &mut out);
+                        this.stop(*live, stop, &mut out, Instant::now());
                     }
                     this.ready = out.take();
                 }

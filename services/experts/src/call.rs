@@ -1,4 +1,6 @@
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -25,6 +27,25 @@ pub struct Call<'a> {
     pub request_id: &'a HeaderValue,
     /// When the answer is of no more use.
     pub deadline: Option<Instant>,
+    /// Limits of the route; where the expert has a limit as well, the smaller one counts.
+    pub timeouts: Timeouts,
+    /// A hash of what the conversation begins with, for experts whose endpoints keep a cache of prefixes.
+    pub affinity: Option<u64>,
+    /// Where the random choices of this call start: endpoints, jitter. The same seed gives the same choices.
+    pub seed: u64,
+}
+
+/// How long each part of an answer may take; see [`crate::Limits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Opening a connection.
+    pub connect: Option<Duration>,
+    /// From the start of a try to the head of its answer.
+    pub first_byte: Option<Duration>,
+    /// Between two pieces of the answer.
+    pub idle: Option<Duration>,
+    /// The whole call, all tries included.
+    pub total: Option<Duration>,
 }
 
 /// An operation of the OpenAI API.
@@ -78,6 +99,60 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: ReplyBody,
+    /// The tries that were made, in order of their start; none for an expert without an upstream. The last
+    /// one that was not cancelled gave this answer.
+    pub tries: Tries,
+}
+
+/// One request to one endpoint.
+#[derive(Clone, Debug)]
+pub struct Try {
+    /// The endpoint: its URL, and its address where that was discovered.
+    pub endpoint: Arc<str>,
+    /// The status of the answer, if its head came.
+    pub status: Option<u16>,
+    /// What went wrong, in the words of [`crate::CallError::message`].
+    pub error: Option<&'static str>,
+    /// When it began, from the start of the call.
+    pub started: Duration,
+    /// To the head of the answer, or to the failure.
+    pub duration: Duration,
+    /// Whether it was a second try beside one that had not answered yet.
+    pub hedge: bool,
+    /// How long it was waited for before.
+    pub backoff: Duration,
+}
+
+/// The tries of a call. One takes no allocation.
+#[derive(Clone, Debug, Default)]
+pub struct Tries {
+    first: Option<Try>,
+    rest: Vec<Try>,
+}
+
+impl Tries {
+    /// In order of their start.
+    pub fn iter(&self) -> impl Iterator<Item = &Try> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    /// How many there were.
+    pub fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// Whether there was none.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(crate) fn push(&mut self, one: Try) {
+        if self.first.is_none() {
+            self.first = Some(one);
+        } else {
+            self.rest.push(one);
+        }
+    }
 }
 
 impl Reply {

@@ -1,6 +1,10 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+
+use crate::call::{Tries, Try};
 
 /// Why an expert gave no answer at all. An answer with an error status is a [`crate::Reply`], not this.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +12,9 @@ use serde_json::{Map, Value, json};
 pub struct CallError {
     kind: CallErrorKind,
     detail: Option<Box<str>>,
+    retry_after: Option<Duration>,
+    /// Boxed, because an error is moved more often than it is read.
+    tries: Option<Box<Tries>>,
 }
 
 /// What went wrong.
@@ -33,8 +40,14 @@ pub enum CallErrorKind {
     HeadersTooLarge,
     /// The answer is neither JSON nor an event stream, or not the one that was asked for.
     BadContentType,
-    /// The answer's status is neither success nor an error.
+    /// The answer's status is neither success nor an error. Redirects are among these: none is followed.
     UnexpectedStatus,
+    /// The answer is larger than allowed.
+    TooLarge,
+    /// All endpoints have asked to be left alone for a while.
+    Busy,
+    /// No endpoint is fit to be called now.
+    Unhealthy,
 }
 
 /// What took too long.
@@ -63,11 +76,11 @@ pub enum Blame {
 
 impl CallError {
     pub(crate) fn new(kind: CallErrorKind) -> Self {
-        Self { kind, detail: None }
+        Self { kind, detail: None, retry_after: None, tries: None }
     }
 
     pub(crate) fn with(kind: CallErrorKind, detail: impl std::fmt::Display) -> Self {
-        Self { kind, detail: Some(detail.to_string().into()) }
+        Self { detail: Some(detail.to_string().into()), ..Self::new(kind) }
     }
 
     /// Names the endpoint that failed.
@@ -78,6 +91,26 @@ impl CallError {
         };
         self.detail = Some(detail.into());
         self
+    }
+
+    pub(crate) fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub(crate) fn having_tried(mut self, tries: Tries) -> Self {
+        self.tries = Some(Box::new(tries));
+        self
+    }
+
+    /// When the expert may be called again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The tries that were made, in order.
+    pub fn tries(&self) -> impl Iterator<Item = &Try> {
+        self.tries.iter().flat_map(|tries| tries.iter())
     }
 
     /// What went wrong.
@@ -121,7 +154,7 @@ impl CallError {
 }
 
 impl CallErrorKind {
-    fn message(self) -> &'static str {
+    pub(crate) fn message(self) -> &'static str {
         match self {
             Self::Request => "cannot answer this kind of request",
             Self::Dns => "cannot be reached: its host name was not found",
@@ -134,6 +167,9 @@ impl CallErrorKind {
             Self::HeadersTooLarge => "gave an answer whose headers are too large",
             Self::BadContentType => "gave an answer of the wrong content type",
             Self::UnexpectedStatus => "gave an answer with an unexpected status",
+            Self::TooLarge => "gave an answer that is larger than allowed",
+            Self::Busy => "asked not to be called for a while",
+            Self::Unhealthy => "has no endpoint that works at the moment",
         }
     }
 }

@@ -7,21 +7,31 @@ mod llm;
 mod reject;
 
 pub use constant::ConstantBackend;
-pub use llm::{Endpoint, EndpointStatus, Listing, LlmBackend, Look};
+pub use llm::{Discovery, Endpoint, EndpointStatus, HealthCheck, Listing, LlmBackend, Look, Stats};
 pub use reject::RejectBackend;
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::call::{Call, Reply};
 use crate::error::CallError;
 use crate::secret::Secret;
 use crate::spec::{ExpertSpec, Problem, Report};
-use crate::upstream::Client;
+use crate::upstream::{Client, Trust};
 
 /// What answers for an expert, with its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "settings are few and are seldom moved; most are of the large kind"
+)]
 pub enum Backend {
     /// An upstream that speaks the OpenAI API.
     Llm(LlmBackend),
@@ -33,19 +43,22 @@ pub enum Backend {
 
 /// A kind at work.
 pub(crate) enum Kind {
-    Llm(llm::Llm),
+    Llm(Arc<llm::Llm>),
     Constant(constant::Constant),
     Reject(reject::Reject),
 }
+
+/// A task that runs beside the calls.
+pub(crate) type Chore = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Where a secret stands below the backend.
 type Place = Vec<String>;
 
 impl Backend {
     /// Makes it ready to answer.
-    pub(crate) fn build(&self, spec: &ExpertSpec, client: &Client) -> Result<Kind, Problem> {
+    pub(crate) fn build(&self, spec: &ExpertSpec, trust: Trust, client: &Client) -> Result<Kind, Problem> {
         Ok(match self {
-            Self::Llm(settings) => Kind::Llm(llm::Llm::new(settings, spec, client)?),
+            Self::Llm(settings) => Kind::Llm(Arc::new(llm::Llm::new(settings, spec, trust, client)?)),
             Self::Constant(settings) => Kind::Constant(constant::Constant::new(settings, spec, client)),
             Self::Reject(settings) => Kind::Reject(reject::Reject::new(settings)),
         })
@@ -64,6 +77,14 @@ impl Backend {
             Self::Llm(settings) => settings.validate(report),
             Self::Constant(settings) => settings.validate(report),
             Self::Reject(settings) => settings.validate(report),
+        }
+    }
+
+    /// The addresses that its URLs give, with the fields that do.
+    pub(crate) fn addresses(&self) -> Vec<(String, IpAddr)> {
+        match self {
+            Self::Llm(settings) => settings.addresses().collect(),
+            Self::Constant(_) | Self::Reject(_) => Vec::new(),
         }
     }
 
@@ -103,6 +124,37 @@ impl Kind {
     pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
         match self {
             Self::Llm(llm) => llm.status(),
+            Self::Constant(_) | Self::Reject(_) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        match self {
+            Self::Llm(llm) => llm.stats(),
+            Self::Constant(_) | Self::Reject(_) => Stats::default(),
+        }
+    }
+
+    /// Whether any endpoint takes requests.
+    pub(crate) fn is_available(&self, now: Instant) -> bool {
+        match self {
+            Self::Llm(llm) => llm.is_available(now),
+            Self::Constant(_) | Self::Reject(_) => true,
+        }
+    }
+
+    /// When that may change by time alone, in the board's milliseconds.
+    pub(crate) fn due_ms(&self, now: Instant) -> Option<u64> {
+        match self {
+            Self::Llm(llm) => llm.due_ms(now),
+            Self::Constant(_) | Self::Reject(_) => None,
+        }
+    }
+
+    /// What has to go on beside the calls, until the token is cancelled.
+    pub(crate) fn chores(&self, stop: &CancellationToken) -> Vec<Chore> {
+        match self {
+            Self::Llm(llm) => llm::chores(llm, stop),
             Self::Constant(_) | Self::Reject(_) => Vec::new(),
         }
     }

@@ -11,18 +11,25 @@ mod call;
 mod error;
 mod kind;
 mod registry;
+mod resilience;
 mod secret;
 mod spec;
 mod splice;
 mod upstream;
+mod vitals;
 
 pub use body::ReplyBody;
-pub use call::{Call, Operation, Reply, StreamOptions, Usage};
+pub use call::{Call, Operation, Reply, StreamOptions, Timeouts, Tries, Try, Usage};
 pub use error::{Blame, BodyError, CallError, CallErrorKind, Phase, normalise_error};
 pub use kind::{
-    Backend, ConstantBackend, Endpoint, EndpointStatus, Listing, LlmBackend, Look, RejectBackend,
+    Backend, ConstantBackend, Discovery, Endpoint, EndpointStatus, HealthCheck, Listing, LlmBackend, Look,
+    RejectBackend, Stats,
 };
-pub use registry::{Expert, Registry, Snapshot};
+pub use registry::{Expert, Registry, Snapshot, Wanted};
+pub use resilience::{Backoff, Balancing, BreakerSettings, BreakerState, Hedge, Retries, RetryBudget};
 pub use secret::Secret;
 pub use spec::{Cost, ExpertSpec, Limits, Problem};
-pub use upstream::{Client, ClientConfig, ClientError};
+pub use upstream::{
+    Cidr, Client, ClientConfig, ClientError, Fetch, Fetched, Resolve, Resolving, TlsFiles, Trust,
+    certificate_end,
+};

@@ -1,14 +1,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::GateConfig;
 use routing::{Availability, Capabilities, ExpertFacts, ExpertId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::call::Usage;
 use crate::kind::Backend;
+use crate::upstream::{ClientConfig, Guard, Refusal, Trust};
 
 /// An expert as it is configured or registered.
 ///
@@ -39,6 +42,13 @@ pub struct ExpertSpec {
     /// How long its answers may take.
     #[serde(default)]
     pub limits: Limits,
+    /// How many requests it may have in progress, and how many may wait for it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub concurrency: GateConfig,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Prices in USD per million tokens.
@@ -53,7 +63,7 @@ pub struct Cost {
     pub output: f32,
 }
 
-/// How long each part of an answer may take, in milliseconds.
+/// How long each part of an answer may take, in milliseconds, and how large it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -63,13 +73,20 @@ pub struct Limits {
     /// Opening a connection: name lookup, TCP and TLS.
     #[schema(minimum = 1)]
     pub connect_timeout_ms: u64,
-    /// From the call to the head of the answer, which for an answer that is not streamed means the time in
-    /// which it is made.
+    /// From the start of each try to the head of the answer, which for an answer that is not streamed means
+    /// the time in which it is made.
     #[schema(minimum = 1)]
     pub first_byte_timeout_ms: u64,
     /// Between two pieces of the answer.
     #[schema(minimum = 1)]
     pub idle_timeout_ms: u64,
+    /// The largest answer that is not streamed, in bytes.
+    #[schema(minimum = 1)]
+    pub max_response_bytes: u64,
+    /// The largest event of a stream, in bytes. Events are passed on as they come and never held as a whole:
+    /// this protects clients.
+    #[schema(minimum = 1)]
+    pub max_event_bytes: u64,
 }
 
 impl Default for Limits {
@@ -79,6 +96,8 @@ impl Default for Limits {
             connect_timeout_ms: 2_000,
             first_byte_timeout_ms: 60_000,
             idle_timeout_ms: 60_000,
+            max_response_bytes: 64 << 20,
+            max_event_bytes: 16 << 20,
         }
     }
 }
@@ -148,8 +167,44 @@ impl ExpertSpec {
                 report.add(field, format!("is {ms}; must be between 1 and {LONGEST} milliseconds"));
             }
         }
+        let sizes = [
+            ("limits.max_response_bytes", self.limits.max_response_bytes),
+            ("limits.max_event_bytes", self.limits.max_event_bytes),
+        ];
+        for (field, bytes) in sizes {
+            if bytes == 0 {
+                report.add(field, "is 0; must be at least 1 byte");
+            }
+        }
+        let gate = self.concurrency.problems().into_iter();
+        problems
+            .extend(gate.map(|p| Problem { path: format!("concurrency.{}", p.path), message: p.message }));
         self.backend.validate(&mut Report::new("backend", &mut problems));
         problems
+    }
+
+    /// The addresses in the expert's URLs that may not be called: see [`ClientConfig::allow_private`] and
+    /// [`ClientConfig::allow_link_local`]. What host names stand for is checked when they are called.
+    pub fn forbidden(&self, upstream: &ClientConfig, trust: Trust) -> Vec<Problem> {
+        self.refused(&upstream.guard(), trust)
+    }
+
+    pub(crate) fn refused(&self, guard: &Guard, trust: Trust) -> Vec<Problem> {
+        let refused = |(field, ip): (String, IpAddr)| {
+            let refusal = guard.check(ip, trust).err()?;
+            let path = format!("backend.{field}");
+            let remedy = match refusal {
+                Refusal::Never(_) => String::new(),
+                Refusal::Private(_) => {
+                    let block = if ip.is_ipv4() { format!("{ip}/32") } else { format!("{ip}/128") };
+                    format!(
+                        "; put a block that holds it there, such as {block}, and restart, or define the expert in the configuration file"
+                    )
+                }
+            };
+            Some(Problem { path, message: format!("has the address {ip}, {refusal}{remedy}") })
+        };
+        self.backend.addresses().into_iter().filter_map(refused).collect()
     }
 
     /// The skills of categories that the router does not have: they never take effect.

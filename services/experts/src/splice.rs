@@ -104,6 +104,14 @@ impl Filter {
         }
     }
 
+    /// How long the event is, so far, that has begun and not ended.
+    pub(crate) fn event_bytes(&self) -> u64 {
+        match self {
+            Self::Pass | Self::Document(_) => 0,
+            Self::Events(events) => events.event_bytes(),
+        }
+    }
+
     /// Whether lengths stay what they are.
     pub(crate) fn keeps_length(&self) -> bool {
         match self {

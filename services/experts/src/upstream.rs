@@ -9,16 +9,30 @@
 mod certificate;
 mod connect;
 mod exchange;
+mod fetch;
+mod guard;
 mod look;
+mod origin;
 mod payload;
 mod peer;
+mod resolve;
+mod tls;
 mod watch;
 
+pub use certificate::not_after as certificate_end;
+pub(crate) use connect::Address;
 pub use connect::ClientError;
-pub(crate) use connect::{Address, Host, never_called};
 pub(crate) use exchange::{Exchange, chain};
+pub(crate) use fetch::exchange;
+pub use fetch::{Fetch, Fetched};
+pub use guard::{Cidr, Trust};
+pub(crate) use guard::{Guard, Refusal};
+pub(crate) use origin::Origin;
 pub(crate) use payload::Payload;
 pub(crate) use peer::{Peer, Times};
+pub use resolve::{Resolve, Resolving};
+pub use tls::TlsFiles;
+pub(crate) use tls::{BadFile, Identity};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -27,6 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::vitals::Board;
 use connect::Connector;
 
 /// Settings of the upstream client.
@@ -50,6 +65,10 @@ pub struct ClientConfig {
     pub extra_ca_file: Option<PathBuf>,
     /// Whether upstreams may have link-local and similar addresses. Those give away credentials in clouds.
     pub allow_link_local: bool,
+    /// Blocks of private and loopback addresses that experts registered at run time may have, such as
+    /// `127.0.0.0/8` or `10.0.0.0/8`. Those of the configuration file may have any.
+    #[schema(value_type = Vec<String>)]
+    pub allow_private: Vec<Cidr>,
 }
 
 impl Default for ClientConfig {
@@ -61,7 +80,14 @@ impl Default for ClientConfig {
             max_response_head_bytes: 64 * 1024,
             extra_ca_file: None,
             allow_link_local: false,
+            allow_private: Vec::new(),
         }
+    }
+}
+
+impl ClientConfig {
+    pub(crate) fn guard(&self) -> Guard {
+        Guard::new(self.allow_private.clone(), self.allow_link_local)
     }
 }
 
@@ -71,6 +97,7 @@ pub struct Client {
     shared: Arc<Shared>,
     peers: Arc<Mutex<HashMap<Address, Weak<Peer>>>>,
     clock: fn() -> SystemTime,
+    board: Arc<Board>,
 }
 
 /// What every peer needs.
@@ -89,25 +116,65 @@ impl Client {
     /// [`ClientError`] when the extra certificate authorities cannot be read.
     pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
         let shared = Shared {
-            connector: Connector::new(config.extra_ca_file.as_deref(), config.allow_link_local)?,
+            connector: Connector::new(config.extra_ca_file.as_deref(), config.guard())?,
             pool_max_idle: config.pool_max_idle,
             pool_idle_timeout: Duration::from_millis(config.pool_idle_timeout_ms.max(1)),
             max_headers: config.max_response_headers.max(1),
             max_head_bytes: config.max_response_head_bytes.max(8192),
         };
-        Ok(Self { shared: Arc::new(shared), peers: Arc::default(), clock: SystemTime::now })
+        Ok(Self {
+            shared: Arc::new(shared),
+            peers: Arc::default(),
+            clock: SystemTime::now,
+            board: Arc::default(),
+        })
     }
 
-    /// The same client with another clock for the `created` of answers that are made here.
+    /// The same client with another wall clock: for the `created` of answers that are made here, and for
+    /// `Retry-After` with a date.
     #[must_use]
     pub fn with_clock(mut self, clock: fn() -> SystemTime) -> Self {
         self.clock = clock;
         self
     }
 
+    /// A client with these settings that looks names up with `resolver`.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the extra certificate authorities cannot be read.
+    pub fn with_resolver(config: &ClientConfig, resolver: Arc<dyn Resolve>) -> Result<Self, ClientError> {
+        let mut client = Self::new(config)?;
+        // Nobody else has it yet.
+        if let Some(shared) = Arc::get_mut(&mut client.shared) {
+            shared.connector.set_resolver(resolver);
+        }
+        Ok(client)
+    }
+
     /// Seconds since 1970.
     pub(crate) fn now(&self) -> u64 {
-        (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+        self.wall().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    }
+
+    pub(crate) fn wall(&self) -> SystemTime {
+        (self.clock)()
+    }
+
+    pub(crate) fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    pub(crate) fn guard(&self) -> &Guard {
+        self.shared.connector.guard()
+    }
+
+    pub(crate) fn resolver(&self) -> &Arc<dyn Resolve> {
+        self.shared.connector.resolver()
+    }
+
+    /// Reads the files of an identity.
+    pub(crate) fn identity(&self, files: &TlsFiles) -> Result<Identity, BadFile> {
+        Identity::read(files, self.shared.connector.roots())
     }
 
     /// The peer at an address: the same one for all experts that are served there.

@@ -11,13 +11,16 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use stores::{Change, EmbeddedStore, Kind, Write};
 use tokio::sync::Semaphore;
 
-use crate::admin::token::{AdminToken, TokenHash};
+use crate::admin::token::{AdminToken, Credentials, TokenHash};
+use crate::auth::Gatekeeper;
 use crate::catalog::{Catalog, Category, ChangeError};
 use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig};
 use crate::decision::DecisionLog;
+use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
+use crate::problem::Problem;
 use crate::reload::Current;
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
@@ -25,7 +28,7 @@ use crate::telemetry::access::AccessLog;
 /// Conversations whose expert is remembered.
 const SESSIONS: usize = 16_384;
 
-/// Why the gateway cannot start. The first two are the operator's to mend in the configuration.
+/// Why the gateway cannot start. The first ones are the operator's to mend in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration's parts do not fit together.
@@ -37,6 +40,9 @@ pub enum StartError {
     /// The client for upstreams cannot be made.
     #[error("upstream: {0}")]
     Upstream(String),
+    /// A listener's certificates cannot be used.
+    #[error("{0}")]
+    Tls(Problem),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] stores::StoreError),
@@ -53,10 +59,12 @@ pub struct App {
     pub current: Current,
     /// All metrics.
     pub metrics: Arc<MetricsRegistry>,
-    /// The admin API's token.
-    pub token: TokenHash,
+    /// The admin API's tokens.
+    pub credentials: Credentials,
     /// A token that was made at this start, to be shown once.
     pub new_token: Option<AdminToken>,
+    /// TLS on the listeners.
+    pub tls: PlanesTls,
     /// Whether new requests are welcome; false while draining.
     pub ready: Arc<Ready>,
 }
@@ -95,6 +103,7 @@ impl App {
     /// [`StartError`], which says what to do.
     pub fn build(config: Config, world: &World) -> Result<Self, StartError> {
         let mut metrics = MetricsRegistry::default();
+        let tls = PlanesTls::open(&config, &mut metrics).map_err(StartError::Tls)?;
         let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
         let encoder = load_router(&config, world.ort_dylib_path.as_deref())?;
         if let Some(encoder) = &encoder {
@@ -105,11 +114,16 @@ impl App {
         let registry = Registry::new(client);
         let catalog = Catalog::open(config.declared(), categories, registry, store.clone())
             .map_err(StartError::Config)?;
-        let (token, new_token) = admin_token(&config, &store, world.token_bytes)?;
+        let (owner, new_token) = admin_token(&config, &store, world.token_bytes)?;
+        let credentials = Credentials::new(owner, &config.admin.tokens);
         let pipeline = Pipeline {
             catalog: Arc::new(catalog),
             encoder,
             router_deadline: Duration::from_millis(config.router.deadline_ms),
+            gatekeeper: Gatekeeper {
+                open: config.data.listen.ip().is_loopback() || config.data.open_to_network,
+            },
+            ledger: Arc::new(crate::usage::restore(&store)?),
             decisions: Arc::new(DecisionLog::new(config.telemetry.decisions)),
             sessions: Sessions::new(SESSIONS),
             metrics: Metrics::register(&mut metrics),
@@ -122,8 +136,9 @@ impl App {
             pipeline: Arc::new(pipeline),
             current: Current::new(config),
             metrics: Arc::new(metrics),
-            token,
+            credentials,
             new_token,
+            tls,
             ready: Arc::default(),
         })
     }

@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use admission::{Account, Gate, Gates, KeyRing, KeySpec, Subject, TeamSpec};
 use arc_swap::ArcSwap;
-use experts::{ExpertSpec, Registry, Snapshot};
+use experts::{Cost, ExpertSpec, Registry, Snapshot, Trust, Wanted};
 use http::HeaderValue;
 use routing::{Availability, ExpertId, Policy};
 use serde::{Deserialize, Serialize};
@@ -17,12 +18,15 @@ use stores::{Change, EmbeddedStore};
 use utoipa::ToSchema;
 
 use crate::config::RouteSpec;
-use crate::problem::{Problem, nearest};
+use crate::problem::Problem;
 
+mod check;
 mod desired;
 
+pub use check::check_file;
+use check::{check, named_by};
 use desired::Owner;
-pub use desired::{Declared, Desired, Edit, Entry};
+pub use desired::{Declared, Desired, Edit, Entry, Object, Op, Table};
 
 /// Who owns an object, and so who may change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -32,6 +36,16 @@ pub enum Origin {
     File,
     /// The admin API.
     Admin,
+}
+
+impl Origin {
+    /// How far an object's addresses are trusted.
+    fn trust(self) -> Trust {
+        match self {
+            Self::File => Trust::Operator,
+            Self::Admin => Trust::Registered,
+        }
+    }
 }
 
 /// A label of the router's classifier.
@@ -53,6 +67,10 @@ pub struct Route {
     pub header: HeaderValue,
     /// Its policy's name as an answer header.
     pub policy_header: HeaderValue,
+    /// Where its requests are counted against its limits, if it has any.
+    pub account: Option<Arc<Account>>,
+    /// Where its requests wait for a place, if it has a limit.
+    pub gate: Option<Gate>,
 }
 
 /// Everything that a request needs to know about experts and routes, at one moment.
@@ -63,6 +81,12 @@ pub struct View {
     pub experts: Arc<Snapshot>,
     /// The routes by name.
     pub routes: HashMap<ExpertId, Arc<Route>>,
+    /// Where requests wait for a place at an expert, for those that have a limit.
+    pub expert_gates: HashMap<ExpertId, Gate>,
+    /// The keys and teams.
+    pub keys: KeyRing,
+    /// The highest price of any expert, for what a request reserves before its expert is known.
+    pub dearest: Cost,
     /// The router's categories in the order of its probabilities, with the name as an answer header.
     pub categories: Vec<(Category, HeaderValue)>,
     /// What it was built from.
@@ -72,7 +96,7 @@ pub struct View {
 impl View {
     /// The ids of all experts, sorted.
     pub fn expert_ids(&self) -> impl Iterator<Item = &str> {
-        self.experts.fleet().experts.iter().map(|e| e.id.as_str())
+        self.experts.ids().map(ExpertId::as_str)
     }
 }
 
@@ -145,9 +169,8 @@ impl From<stores::StoreError> for ChangeError {
 /// The owner of [`View`].
 pub struct Catalog {
     current: Arc<ArcSwap<View>>,
-    registry: Arc<Registry>,
+    parts: Arc<Parts>,
     store: Arc<EmbeddedStore>,
-    categories: Vec<Category>,
     /// Serialises writers over validate, commit and publish. An async mutex because the commit is awaited
     /// under it; readers never touch it.
     writer: Arc<tokio::sync::Mutex<()>>,
@@ -167,16 +190,25 @@ impl Catalog {
         registry: Registry,
         store: Arc<EmbeddedStore>,
     ) -> Result<Self, ChangeError> {
-        let desired = gather(declared, &store, &categories)?;
-        let view = publish(desired, &categories, &registry, 1)?;
-        let current = Arc::new(ArcSwap::from_pointee(view));
-        let registry = Arc::new(registry);
-        Ok(Self { current, registry, store, categories, writer: Arc::default() })
+        let parts = Arc::new(Parts { registry, gates: Gates::default(), categories });
+        let desired = gather(declared, &store, &parts)?;
+        let current = Arc::new(ArcSwap::from_pointee(parts.publish(desired, 1)?));
+        Ok(Self { current, parts, store, writer: Arc::default() })
     }
 
     /// The present state.
     pub fn view(&self) -> Arc<View> {
         self.current.load_full()
+    }
+
+    /// The gates of keys, teams and routes.
+    pub fn gates(&self) -> &Gates {
+        &self.parts.gates
+    }
+
+    /// The experts' registry, to be started and shut down.
+    pub fn registry(&self) -> &Registry {
+        &self.parts.registry
     }
 
     /// The store, for what else is kept there.
@@ -193,14 +225,15 @@ impl Catalog {
     pub async fn redeclare(&self, declared: Declared) -> Result<Arc<View>, ChangeError> {
         let turn = self.writer.clone().lock_owned().await;
         let (store, current) = (self.store.clone(), self.current.clone());
-        let (registry, categories) = (self.registry.clone(), self.categories.clone());
+        let parts = self.parts.clone();
         // Reads the store from disk. Takes the turn along, as a write does.
         let published = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let before = current.load();
-            let desired = gather(declared, &store, &categories)?;
-            let view = Arc::new(publish(desired, &categories, &registry, before.revision + 1)?);
+            let desired = gather(declared, &store, &parts)?;
+            let view = Arc::new(parts.publish(desired, before.revision + 1)?);
             current.store(view.clone());
+            parts.gates.sweep();
             Ok(view)
         });
         published.await.map_err(|e| ChangeError::Aborted(e.to_string()))?
@@ -227,7 +260,7 @@ impl Catalog {
             audit.push(edit.audit(actor, now_ms));
             writes.extend(desired.edit(edit)?);
         }
-        let found = check(&desired, &self.categories);
+        let found = check(&desired, &self.parts.categories, Some(&self.parts.registry));
         if !found.is_empty() {
             return Err(invalid(found));
         }
@@ -235,8 +268,8 @@ impl Catalog {
             return Ok(Arc::new(desired));
         }
         // All that can fail comes before the commit.
-        let view = publish(desired, &self.categories, &self.registry, before.revision + 1)?;
-        let (store, current) = (self.store.clone(), self.current.clone());
+        let view = self.parts.publish(desired, before.revision + 1)?;
+        let (store, current, parts) = (self.store.clone(), self.current.clone(), self.parts.clone());
         let change = Change { writes, audit };
         // The commit waits for the disk, and so may not run on a thread that serves sockets. It takes the
         // turn along: a caller that leaves cannot come between the commit and what readers see.
@@ -245,6 +278,7 @@ impl Catalog {
             store.commit(&change)?;
             let desired = view.desired.clone();
             current.store(Arc::new(view));
+            parts.gates.sweep();
             Ok(desired)
         });
         committed.await.map_err(|e| ChangeError::Aborted(e.to_string()))?
@@ -252,14 +286,10 @@ impl Catalog {
 }
 
 /// The wanted state of file and store, without the stored objects that do not fit.
-fn gather(
-    declared: Declared,
-    store: &EmbeddedStore,
-    categories: &[Category],
-) -> Result<Desired, ChangeError> {
+fn gather(declared: Declared, store: &EmbeddedStore, parts: &Parts) -> Result<Desired, ChangeError> {
     let mut desired = Desired::from_file_and_store(declared, store)?;
     loop {
-        let found = check(&desired, categories);
+        let found = check(&desired, &parts.categories, Some(&parts.registry));
         // Setting one object aside may leave another without what it names.
         if !found.iter().any(|(owner, problem)| desired.set_aside(owner, problem)) {
             return if found.is_empty() { Ok(desired) } else { Err(invalid(found)) };
@@ -271,128 +301,83 @@ fn invalid(found: Vec<(Owner, Problem)>) -> ChangeError {
     ChangeError::Invalid(found.into_iter().map(|(_, problem)| problem).collect())
 }
 
-/// Checks a configuration's experts and routes against each other, and against the router's categories
-/// where those are known.
-pub fn check_file(config: &crate::config::Config, categories: Option<&[String]>) -> Vec<Problem> {
-    let desired = Desired::from_file(config.declared());
-    let known: Vec<Category> = match categories {
-        Some(names) => {
-            names.iter().map(|n| Category { name: n.clone(), description: String::new() }).collect()
-        }
-        None => Vec::new(),
-    };
-    let mut problems: Vec<Problem> =
-        check(&desired, &known).into_iter().map(|(_, problem)| problem).collect();
-    if categories.is_none() {
-        problems.retain(|p| !p.message.contains("no router model is loaded"));
-    }
-    problems
+/// What a view is compiled with.
+struct Parts {
+    registry: Registry,
+    /// Of keys, teams and routes; they outlive the views, with who is in and who waits.
+    gates: Gates,
+    categories: Vec<Category>,
 }
 
-/// Whether the parts fit together: names, references and categories. Each problem comes with the object
-/// that has it.
-fn check(desired: &Desired, categories: &[Category]) -> Vec<(Owner, Problem)> {
-    let mut problems = Vec::new();
-    for (id, entry) in &desired.experts {
-        let found = expert_problems(&entry.value, categories);
-        let place = format!("experts.{id}");
-        problems.extend(found.into_iter().map(|p| (Owner::Expert(id.clone()), p.below(&place))));
-    }
-    for (id, entry) in &desired.routes {
-        let found = route_problems(&entry.value, desired, categories);
-        let place = format!("routes.{id}");
-        problems.extend(found.into_iter().map(|p| (Owner::Route(id.clone()), p.below(&place))));
-    }
-    problems
-}
-
-fn expert_problems(expert: &ExpertSpec, categories: &[Category]) -> Vec<Problem> {
-    let names = || categories.iter().map(|c| c.name.as_str());
-    let mut problems: Vec<Problem> =
-        expert.validate().into_iter().map(|p| Problem::at(p.path, p.message)).collect();
-    for skill in expert.skills.keys() {
-        // Without a router model there are no categories to check against.
-        if !categories.is_empty() && !names().any(|n| n == skill) {
-            let hint = match nearest(skill, names()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("it knows {}", names().collect::<Vec<_>>().join(", ")),
-            };
-            let message = format!("the router has no category `{skill}`; {hint}");
-            problems.push(Problem::at(format!("skills.{skill}"), message));
-        }
-    }
-    problems
-}
-
-fn route_problems(route: &RouteSpec, desired: &Desired, categories: &[Category]) -> Vec<Problem> {
-    let mut problems = route.problems();
-    let reads = route.policy.build().is_ok_and(|p| p.reads_features());
-    if reads && categories.is_empty() {
-        let message = "looks at prompts, and no router model is loaded; set router.load: always and restart";
-        problems.push(Problem::at("policy", message));
-    }
-    if desired.experts.contains_key(&route.id) {
-        let message = "is the name of an expert as well; a model name must mean one thing";
-        problems.push(Problem::at("id", message));
-    }
-    for (field, expert) in named_by(route) {
-        if !desired.experts.contains_key(&expert) {
-            let hint = nearest(expert.as_str(), desired.experts.keys().map(ExpertId::as_str))
-                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            problems.push(Problem::at(field, format!("there is no expert `{expert}`{hint}")));
-        }
-    }
-    problems
-}
-
-/// The experts that a route names, with the field that does.
-fn named_by(route: &RouteSpec) -> Vec<(&'static str, ExpertId)> {
-    let mut names: Vec<(&'static str, ExpertId)> =
-        route.default.iter().map(|e| ("default", e.clone())).collect();
-    if let Ok(policy) = route.policy.build() {
-        names.extend(policy.named_experts().into_iter().map(|e| ("policy", e.clone())));
-    }
-    names
-}
-
-/// Compiles the wanted state into what requests read.
-fn publish(
-    desired: Desired,
-    categories: &[Category],
-    registry: &Registry,
-    revision: u64,
-) -> Result<View, ChangeError> {
-    let experts = desired.experts.iter().map(|(id, entry)| {
-        let availability =
-            if desired.drained.contains(id) { Availability::Draining } else { Availability::Ready };
-        (entry.value.clone(), availability)
-    });
-    let labels: Vec<Arc<str>> = categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
-    let experts = registry.replace(experts.collect(), labels.into()).map_err(|problems| {
-        ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
-    })?;
-    let mut routes = HashMap::with_capacity(desired.routes.len());
-    for (id, entry) in &desired.routes {
-        let policy = entry.value.policy.build().map_err(|e| {
-            ChangeError::Invalid(vec![Problem::at(format!("routes.{id}.policy.{}", e.field), e.problem)])
+impl Parts {
+    /// Compiles the wanted state into what requests read.
+    fn publish(&self, desired: Desired, revision: u64) -> Result<View, ChangeError> {
+        let keys: Vec<KeySpec> = desired.keys.values().map(|entry| entry.value.clone()).collect();
+        let teams: Vec<TeamSpec> = desired.teams.values().map(|entry| entry.value.clone()).collect();
+        let experts = desired.experts.iter().map(|(id, entry)| {
+            let availability =
+                if desired.drained.contains(id) { Availability::Draining } else { Availability::Ready };
+            Wanted { spec: entry.value.clone(), trust: entry.origin.trust(), availability }
+        });
+        let labels: Vec<Arc<str>> = self.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
+        let experts = self.registry.replace(experts.collect(), labels.into()).map_err(|problems| {
+            ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
         })?;
-        let route = Route {
-            header: header(id.as_str()),
-            policy_header: HeaderValue::from_static(entry.value.policy.name()),
-            spec: entry.value.clone(),
-            policy,
+        let mut routes = HashMap::with_capacity(desired.routes.len());
+        for (id, entry) in &desired.routes {
+            routes.insert(id.clone(), Arc::new(Route::new(&entry.value, &self.gates)?));
+        }
+        let keys = KeyRing::build(&keys, &teams, &self.gates).map_err(|problems| {
+            ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
+        })?;
+        let gate = |entry: &Entry<ExpertSpec>| {
+            let id = &entry.value.id;
+            let gate = self.gates.get(&Subject::Expert(id.as_str().into()), &entry.value.concurrency)?;
+            Some((id.clone(), gate))
         };
-        routes.insert(id.clone(), Arc::new(route));
-    }
-    let categories = categories
-        .iter()
-        .map(|c| {
+        let expert_gates = desired.experts.values().filter_map(gate).collect();
+        let categories = self.categories.iter().map(|c| {
             let described = desired.categories.get(&c.name).cloned();
             let description = described.unwrap_or_else(|| c.description.clone());
             (Category { name: c.name.clone(), description }, header(&c.name))
+        });
+        let categories = categories.collect();
+        let prices = desired.experts.values().map(|entry| entry.value.cost);
+        let dearest = prices.fold(Cost::default(), |most, cost| Cost {
+            input: most.input.max(cost.input),
+            output: most.output.max(cost.output),
+        });
+        let desired = Arc::new(desired);
+        Ok(View { revision, experts, routes, expert_gates, keys, dearest, categories, desired })
+    }
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Route {
+    /// Compiles a route.
+    ///
+    /// # Errors
+    /// [`ChangeError::Invalid`] when its policy cannot be built.
+    pub(crate) fn new(spec: &RouteSpec, gates: &Gates) -> Result<Self, ChangeError> {
+        let policy = spec.policy.build().map_err(|e| {
+            let place = format!("routes.{}.policy.{}", spec.id, e.field);
+            ChangeError::Invalid(vec![Problem::at(place, e.problem)])
+        })?;
+        let subject = Subject::Route(spec.id.as_str().into());
+        Ok(Self {
+            header: header(spec.id.as_str()),
+            policy_header: HeaderValue::from_static(spec.policy.name()),
+            gate: gates.get(&subject, &spec.concurrency),
+            account: Account::new(subject, &spec.limits),
+            spec: spec.clone(),
+            policy,
         })
-        .collect();
-    Ok(View { revision, experts, routes, categories, desired: Arc::new(desired) })
+    }
 }
 
 /// A name as a header value; names are checked to be plain ASCII where they come in.

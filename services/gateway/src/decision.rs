@@ -3,12 +3,15 @@
 //! A record never holds the prompt. It holds all that the policy saw (request, fleet and seed), so that the
 //! plan can be computed again. The most recent ones are kept in memory, in a ring of fixed length.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use routing::{Candidate, ExpertId, Plan, Rejected};
+use routing::{Candidate, ExpertId, Plan, Policy, Rejected};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::catalog::Route;
 
 /// Names a decision: `d-` and 16 hexadecimal digits. It is also the policy's seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,26 +91,58 @@ pub enum Reading {
     },
 }
 
-/// One try of one expert.
+/// One try of one expert, at one of its endpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Attempt {
     /// Who.
     pub expert: ExpertId,
+    /// Where; absent for an expert without an upstream and for one that was not called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub endpoint: Option<Arc<str>>,
     /// The HTTP status it answered with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// What went wrong, when there was no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub error: Option<Cow<'static, str>>,
+    /// Microseconds from the request's arrival to its start.
+    pub started_us: u64,
     /// Microseconds until its head was there or the try was given up.
     pub duration_us: u64,
+    /// Whether it was a second try beside one that had not answered yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hedge: bool,
+    /// Microseconds that were waited before it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub backoff_us: u64,
 }
 
 impl Attempt {
     /// A try of an expert of which nothing is known yet.
     pub fn new(expert: ExpertId) -> Self {
-        Self { expert, status: None, error: None, duration_us: 0 }
+        Self {
+            expert,
+            endpoint: None,
+            status: None,
+            error: None,
+            started_us: 0,
+            duration_us: 0,
+            hedge: false,
+            backoff_us: 0,
+        }
     }
+
+    /// Whether it gave no answer, or one that says that the expert is missing, busy or broken.
+    pub fn failed(&self) -> bool {
+        self.error.is_some() || self.status.is_some_and(|status| status >= 500 || matches!(status, 408 | 429))
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Who sent a request.
@@ -220,6 +255,8 @@ fn when_set<S: serde::Serializer>(outcome: &OnceLock<Outcome>, serializer: S) ->
 /// A plan with all that it was made from.
 #[derive(Clone, Debug)]
 pub struct Planned {
+    /// The route whose policy planned, as it was then.
+    pub route: Arc<Route>,
     /// What the policy knew about the request.
     pub request: routing::Request,
     /// What it knew about the experts.
@@ -229,6 +266,22 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// Lets the route's policy plan, and keeps what it was asked with.
+    pub fn new(
+        route: Arc<Route>,
+        request: routing::Request,
+        fleet: Arc<routing::Fleet>,
+        seed: DecisionId,
+    ) -> Self {
+        let plan = route.policy.plan(&request, &fleet, seed.0);
+        Self { route, request, fleet, plan }
+    }
+
+    /// What a policy makes of the same request, fleet and seed: the same plan, if it is the same policy.
+    pub fn replay(&self, policy: &dyn Policy, seed: DecisionId) -> Plan {
+        policy.plan(&self.request, &self.fleet, seed.0)
+    }
+
     /// The most probable categories, best first.
     pub fn top_categories(&self, n: usize) -> Vec<Scored> {
         let Some(features) = &self.request.features else { return Vec::new() };
@@ -348,35 +401,4 @@ impl DecisionLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decision(id: u64) -> Arc<Decision> {
-        Arc::new(Decision::example(DecisionId(id)))
-    }
-
-    #[test]
-    fn the_log_keeps_the_latest_and_no_more() {
-        let log = DecisionLog::new(3);
-        for id in 0..5 {
-            log.push(decision(id));
-        }
-        let ids: Vec<u64> = log.recent(10, |_| true).iter().map(|d| d.id.0).collect();
-        assert_eq!(ids, [4, 3, 2]);
-        assert!(log.get(DecisionId(1)).is_none());
-        assert!(log.get(DecisionId(2)).is_some());
-        let none = DecisionLog::new(0);
-        none.push(decision(1));
-        assert!(none.recent(1, |_| true).is_empty());
-    }
-
-    #[test]
-    fn ids_are_read_as_they_are_written() {
-        let id = DecisionId(0x00ab);
-        assert_eq!(id.to_string(), "d-00000000000000ab");
-        assert_eq!(DecisionId::parse("d-00000000000000ab"), Some(id));
-        for bad in ["", "d-", "d-xyz", "00000000000000ab", "d-00000000000000abc"] {
-            assert_eq!(DecisionId::parse(bad), None);
-        }
-    }
-}
+mod tests;

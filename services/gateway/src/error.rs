@@ -42,6 +42,8 @@ pub enum ErrorKind {
     BodyTooLarge,
     UnsupportedMediaType,
     Unprocessable,
+    RateLimited,
+    BudgetExceeded,
     Overloaded,
     NoHealthyBackend,
     RouterNotReady,
@@ -82,6 +84,12 @@ impl ErrorKind {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_media_type", Client)
             }
             Self::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, "invalid_value", Client),
+            Self::RateLimited => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", Client)
+            }
+            Self::BudgetExceeded => {
+                (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "budget_exceeded", Client)
+            }
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "overloaded", Gateway),
             Self::NoHealthyBackend => {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_backend", Upstream)
@@ -107,6 +115,9 @@ pub struct ApiError {
     pub param: Option<String>,
     /// Seconds after which another try makes sense; sent as `Retry-After`.
     pub retry_after: Option<u32>,
+    /// Whether the same request will fail the same way, so that clients should not try it again by
+    /// themselves; sent as `x-should-retry: false`.
+    pub pointless: bool,
     /// For the log only.
     pub internal: Option<String>,
 }
@@ -118,7 +129,8 @@ impl ApiError {
             ErrorKind::Overloaded | ErrorKind::NoHealthyBackend | ErrorKind::RouterNotReady => Some(1),
             _ => None,
         };
-        Self { kind, message: message.into(), param: None, retry_after, internal: None }
+        let pointless = kind == ErrorKind::BudgetExceeded;
+        Self { kind, message: message.into(), param: None, retry_after, pointless, internal: None }
     }
 
     /// A failure of our own: the client learns that it happened, the log learns what.
@@ -175,6 +187,9 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.pointless {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.kind == ErrorKind::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -4,6 +4,7 @@ mod embeddings;
 mod inline;
 mod models;
 pub mod server;
+pub mod tls;
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod auth;
 pub mod catalog;
 pub mod cli;
 pub mod config;
@@ -15,8 +16,10 @@ pub mod http;
 mod ids;
 mod lifecycle;
 mod metrics;
+pub mod outbound;
 pub mod pipeline;
 pub mod problem;
 mod reload;
 mod session;
 pub mod telemetry;
+mod usage;

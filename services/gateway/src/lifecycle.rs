@@ -10,6 +10,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::http::server::{ServerConfig, serve};
@@ -52,6 +53,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     let config = app.current.config();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let drain = Duration::from_millis(config.data.drain_ms);
     let server = ServerConfig {
@@ -59,20 +61,24 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         head_patience: Duration::from_secs(30),
         drain,
     };
+    app.pipeline.catalog.registry().start();
     let data = crate::http::DataPlane::new(app.pipeline.clone());
-    let data = tokio::spawn(serve(listeners.data, data, server, stop_data.clone()));
+    let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, server, stop_data.clone()));
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..server };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
-    let admin = tokio::spawn(serve(listeners.admin, admin, admin_config, stop_admin.clone()));
-    let stop_watch = CancellationToken::new();
-    let watch = match file {
-        Some(file) => {
-            let watch =
-                crate::reload::watch(app.clone(), file, signal(SignalKind::hangup())?, stop_watch.clone());
-            Some(tokio::spawn(watch))
-        }
-        None => None,
-    };
+    let admin =
+        tokio::spawn(serve(listeners.admin, app.tls.admin.clone(), admin, admin_config, stop_admin.clone()));
+    // What looks after the world outside ends with the first signal; what keeps accounts, when the last
+    // request is over.
+    let (watches, accounts) = (Background::default(), Background::default());
+    if let Some(file) = file {
+        watches.spawn(|stop| crate::reload::watch(app.clone(), file, hangup, stop));
+    }
+    for tls in [&app.tls.data, &app.tls.admin].into_iter().flatten() {
+        watches.spawn(|stop| tls.clone().watch(stop));
+    }
+    let store = app.pipeline.catalog.store().clone();
+    accounts.spawn(|stop| crate::usage::keep(app.pipeline.ledger.clone(), store, stop));
     app.ready.set(true);
     let mut stopped = async || {
         tokio::select! {
@@ -86,7 +92,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         drain.ms = config.data.drain_ms,
         "stopping: open requests finish, a second signal ends them"
     );
-    stop_watch.cancel();
+    watches.stop();
     stop_data.cancel();
     tokio::select! {
         finished = data => match finished {
@@ -96,19 +102,43 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         },
         () = stopped() => tracing::warn!("second signal, open requests are ended"),
     }
-    if let Some(watch) = watch
-        && let Err(error) = watch.await
-    {
-        tracing::error!(%error, "the watch over the configuration file failed");
-    }
+    watches.stopped().await;
+    accounts.stop();
+    accounts.stopped().await;
     stop_admin.cancel();
     if let Err(error) = admin.await {
         tracing::error!(%error, "the admin plane failed");
     }
+    app.pipeline.catalog.registry().shutdown().await;
     if let Some(encoder) = app.pipeline.encoder.clone()
         && let Err(error) = tokio::task::spawn_blocking(move || encoder.shutdown()).await
     {
         tracing::error!(%error, "the encoder failed to stop");
     }
     Ok(())
+}
+
+/// Tasks that are stopped and awaited together.
+#[derive(Default)]
+struct Background {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Background {
+    fn spawn<F>(&self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(task(self.stop.clone()));
+    }
+
+    fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
 }

@@ -135,6 +135,10 @@ pub struct Metrics {
     pub decisions: Family<Reasoned, Counter>,
     /// Tries that failed before a first byte, by expert.
     pub failed_attempts: Family<OfExpert, Counter>,
+    /// Tries after the first at the same expert, by expert.
+    pub retries: Family<OfExpert, Counter>,
+    /// Second tries beside one that had not answered yet, by expert.
+    pub hedges: Family<OfExpert, Counter>,
     /// Bodies by how they ended.
     pub ends: Family<Ended, Counter>,
     /// Tokens of prompts, by expert, where the expert says so.
@@ -174,6 +178,8 @@ impl Metrics {
             fallbacks: Family::default(),
             decisions: Family::default(),
             failed_attempts: Family::default(),
+            retries: Family::default(),
+            hedges: Family::default(),
             ends: Family::default(),
             prompt_tokens: Family::default(),
             completion_tokens: Family::default(),
@@ -212,6 +218,8 @@ impl Metrics {
         let help = "What the tokens cost in USD, by the experts' declared prices";
         r.register("cost_usd", help, m.cost);
         r.register("failed_attempts", "Tries that failed before a first byte", m.failed_attempts);
+        r.register("retries", "Tries after the first at the same expert", m.retries);
+        r.register("hedges", "Second tries beside one that had not answered yet", m.hedges);
         r.register("answer_ends", "Answers by how their body ended", m.ends);
         r.register("prompt_tokens", "Tokens of prompts as experts count them", m.prompt_tokens);
         r.register("completion_tokens", "Tokens of answers as experts count them", m.completion_tokens);

@@ -22,9 +22,11 @@ pub mod decode;
 mod respond;
 mod route;
 
+use std::future::Ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use admission::Embedded;
 use axum::body::Body;
 use bytes::Bytes;
 use encoder::Encoder;
@@ -33,6 +35,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::Semaphore;
 
+use crate::auth::Gatekeeper;
 use crate::catalog::Catalog;
 use crate::config::DataConfig;
 use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
@@ -53,6 +56,10 @@ pub struct Pipeline {
     pub encoder: Option<Encoder>,
     /// How long a request waits for the encoder.
     pub router_deadline: Duration,
+    /// Who is let in.
+    pub gatekeeper: Gatekeeper,
+    /// What is counted against limits.
+    pub ledger: Arc<Embedded>,
     /// Recent decisions.
     pub decisions: Arc<DecisionLog>,
     /// Who answered which conversation.
@@ -73,6 +80,8 @@ pub struct Pipeline {
 pub(crate) struct Context {
     /// When it arrived.
     arrival: Instant,
+    /// The same by the wall clock, in milliseconds since 1970 UTC.
+    arrival_ms: u64,
     /// Its decision's name.
     id: DecisionId,
     /// Its own name, the client's or ours.
@@ -87,57 +96,63 @@ impl Pipeline {
     /// Answers one inference request. Never fails: what goes wrong becomes an error answer, with the
     /// request's id and its record.
     pub async fn answer(self: &Arc<Self>, operation: Operation, parts: Parts, body: Body) -> Response<Body> {
-        let context = Context::new(parts.headers, self.ids.decision());
-        let mut trace = route::Trace::new(operation.name());
-        match self.phases(operation, &context, body, &mut trace).await {
-            Ok(response) => response,
-            Err(error) => self.refuse(&context, &mut trace, error),
-        }
+        self.answer_or(operation, parts, body, |_| None::<Ready<_>>).await
     }
 
-    /// Answers a request by something of the gateway's own, once it has a place and a body within the
-    /// limits; its answer gets the same headers, metrics and record as any other.
-    pub async fn answer_locally<F>(
+    /// Answers a request by something of the gateway's own where `own` gives that for its body, and as
+    /// [`Pipeline::answer`] otherwise. Keys, limits, headers, metrics and the record are the same.
+    pub async fn answer_or<F>(
         self: &Arc<Self>,
         operation: Operation,
         parts: Parts,
         body: Body,
-        work: impl FnOnce(Bytes) -> F,
+        own: impl FnOnce(&Bytes) -> Option<F>,
     ) -> Response<Body>
     where
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
         let context = Context::new(parts.headers, self.ids.decision());
         let mut trace = route::Trace::new(operation.name());
-        let answered = match self.admit(&context, body).await {
-            Ok(admitted) => work(admitted.body).await,
-            Err(error) => Err(error),
-        };
-        match answered {
-            Ok(response) => {
-                let mut decision = trace.decision(&context);
-                decision.status = response.status().as_u16();
-                self.settle(&context, &trace, decision, response)
-            }
+        match self.phases(operation, &context, body, own, &mut trace).await {
+            Ok(response) => response,
             Err(error) => self.refuse(&context, &mut trace, error),
         }
     }
 
-    async fn phases(
+    async fn phases<F>(
         self: &Arc<Self>,
         operation: Operation,
         context: &Context,
         body: Body,
+        own: impl FnOnce(&Bytes) -> Option<F>,
         trace: &mut route::Trace,
-    ) -> Result<Response<Body>, ApiError> {
-        let admitted = self.admit(context, body).await?;
-        let request = decode::decode(operation, admitted.body, self.limits.max_json_depth)?;
-        trace.stream = request.stream;
+    ) -> Result<Response<Body>, ApiError>
+    where
+        F: Future<Output = Result<Response<Body>, ApiError>>,
+    {
         let view = self.catalog.view();
+        trace.caller = self.gatekeeper.caller(&view.keys, &context.headers, context.arrival_ms)?;
+        trace.priority = admit::priority(context);
+        let mut hold = self.hold()?;
+        let body = self.body(context, body).await?;
+        if let Some(work) = own(&body) {
+            let estimate = (body.len() as u64 / decode::BYTES_PER_TOKEN as u64, 0);
+            self.reserve(&view, None, estimate, trace, &mut hold).await?;
+            let response = work.await?;
+            hold.settle(None);
+            let mut decision = trace.decision(context);
+            decision.status = response.status().as_u16();
+            return Ok(self.settle(context, trace, decision, response));
+        }
+        let request = decode::decode(operation, body, self.limits.max_json_depth)?;
+        trace.stream = request.stream;
         let target = Self::resolve(&view, &request, context, trace)?;
-        let planned = self.plan(&view, &target, &request, context, trace).await;
-        let answer = self.call(&view, &target, planned, &request, context, trace).await?;
-        Ok(self.respond(context, request, std::mem::take(trace), answer, admitted.place).await)
+        trace.deadline = target.deadline(context);
+        self.reserve(&view, Some(&target), request.estimate(), trace, &mut hold).await?;
+        self.queue(&target, trace, &mut hold).await?;
+        let planned = self.plan(&view, &target, &request, context, trace).await?;
+        let answer = self.call(&view, &target, planned, &request, context, trace, &mut hold).await?;
+        Ok(self.respond(context, request, std::mem::take(trace), answer, hold).await)
     }
 
     /// The answer to a request that failed before an expert sent anything.
@@ -160,7 +175,7 @@ impl Pipeline {
         response: Response<Body>,
     ) -> Response<Body> {
         let elapsed = context.arrival.elapsed();
-        decision.overhead_us = micros(elapsed.saturating_sub(trace.waited));
+        decision.overhead_us = micros(elapsed.saturating_sub(trace.waited + trace.queue));
         let decision = Arc::new(decision);
         let response = self.record(context, trace, decision.clone(), response);
         let outcome = Outcome {
@@ -207,7 +222,7 @@ impl Context {
         let timeout = headers.get("x-guildhall-timeout-ms").and_then(|v| v.to_str().ok()?.parse().ok());
         let deadline =
             timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
-        Self { arrival, id, request_id, headers, deadline }
+        Self { arrival, arrival_ms: now_ms(), id, request_id, headers, deadline }
     }
 
     /// A request header of ours, when it is readable text.

@@ -20,13 +20,14 @@ pub struct Sessions {
 pub struct SessionKey(u64);
 
 impl SessionKey {
-    /// The key of a request: the client's own name for the session, or the conversation's digest.
-    pub fn new(named: Option<&str>, conversation: u64) -> Self {
+    /// The key of a request: the client's own name for the session, or the conversation's digest. `flow` tells
+    /// API keys apart, so that nobody joins another's session by guessing its name.
+    pub fn new(flow: u64, named: Option<&str>, conversation: u64) -> Self {
         use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
         match named {
-            Some(name) => Self(hasher.hash_one(("named", name))),
-            None => Self(hasher.hash_one(("opening", conversation))),
+            Some(name) => Self(hasher.hash_one(("named", flow, name))),
+            None => Self(hasher.hash_one(("opening", flow, conversation))),
         }
     }
 }
@@ -56,10 +57,11 @@ mod tests {
     fn a_name_and_an_opening_are_different_sessions() {
         let sessions = Sessions::new(100);
         let expert = ExpertId::new("coder").unwrap();
-        sessions.hold(SessionKey::new(Some("s1"), 7), &expert);
-        assert_eq!(sessions.holder(SessionKey::new(Some("s1"), 8)), Some(expert));
-        assert_eq!(sessions.holder(SessionKey::new(None, 7)), None);
-        assert_eq!(sessions.holder(SessionKey::new(Some("s2"), 7)), None);
+        sessions.hold(SessionKey::new(0, Some("s1"), 7), &expert);
+        assert_eq!(sessions.holder(SessionKey::new(0, Some("s1"), 8)), Some(expert));
+        assert_eq!(sessions.holder(SessionKey::new(0, None, 7)), None);
+        assert_eq!(sessions.holder(SessionKey::new(0, Some("s2"), 7)), None);
+        assert_eq!(sessions.holder(SessionKey::new(1, Some("s1"), 8)), None);
     }
 
     #[test]
@@ -67,7 +69,7 @@ mod tests {
         let sessions = Sessions::new(16);
         let expert = ExpertId::new("coder").unwrap();
         for n in 0..10_000 {
-            sessions.hold(SessionKey::new(None, n), &expert);
+            sessions.hold(SessionKey::new(0, None, n), &expert);
         }
         assert!(sessions.holders.len() <= 32);
     }

@@ -1,4 +1,9 @@
-//! Logs: constant messages, values in fields, to standard error. No prompt is ever logged.
+//! Logs: constant messages, values in fields, to standard error. No prompt is ever logged. And traces.
+
+pub mod export;
+mod otlp;
+pub mod spans;
+pub mod trace;
 
 pub mod access;
 

@@ -24,6 +24,8 @@ pub enum Fault {
     Delay(Duration),
     /// `reset`: the connection is reset before the answer's head.
     Reset,
+    /// `reset-head`: the connection is reset in the middle of the answer's head.
+    ResetHead,
     /// `reset-mid`: the connection is reset in the middle of the body.
     ResetMid,
     /// `stall`: nothing is ever sent.
@@ -50,8 +52,8 @@ pub enum Fault {
 /// Why a fault could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is not a fault: write status:503[,retry-after=SECONDS], delay:200ms, reset, reset-mid, stall, stall-mid, \
-     half-event, wrong-content-type, slow-headers[:GAP], missing-done, garbage, huge-headers[:BYTES] or \
+    "{text:?} is not a fault: write status:503[,retry-after=SECONDS], delay:200ms, reset, reset-head, reset-mid, stall, \
+     stall-mid, half-event, wrong-content-type, slow-headers[:GAP], missing-done, garbage, huge-headers[:BYTES] or \
      oversize-body[:BYTES]"
 )]
 pub struct InvalidFault {
@@ -65,6 +67,7 @@ impl Fault {
             Self::Status { .. } => "status",
             Self::Delay(_) => "delay",
             Self::Reset => "reset",
+            Self::ResetHead => "reset-head",
             Self::ResetMid => "reset-mid",
             Self::Stall => "stall",
             Self::StallMid => "stall-mid",
@@ -94,6 +97,7 @@ impl std::str::FromStr for Fault {
             "status" => status(value.ok_or_else(invalid)?).ok_or_else(invalid),
             "delay" => value.and_then(|v| parse_duration(v).ok()).map(Self::Delay).ok_or_else(invalid),
             "reset" => plain(Self::Reset),
+            "reset-head" => plain(Self::ResetHead),
             "reset-mid" => plain(Self::ResetMid),
             "stall" => plain(Self::Stall),
             "stall-mid" => plain(Self::StallMid),
@@ -160,6 +164,7 @@ mod tests {
             "status:429,retry-after=2",
             "delay:200000us",
             "reset",
+            "reset-head",
             "reset-mid",
             "stall",
             "stall-mid",

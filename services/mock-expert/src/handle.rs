@@ -102,6 +102,10 @@ pub(crate) async fn handle(
             control.reset_on_close();
             return Err(Broken);
         }
+        Some(Fault::ResetHead) => {
+            watch.finish();
+            control.cut_head();
+        }
         Some(Fault::SlowHeaders(gap)) => control.dribble_head(gap),
         _ => {}
     }

@@ -15,6 +15,8 @@ use tokio::time::Sleep;
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     reset: AtomicBool,
+    /// The next head is cut short.
+    cut: AtomicBool,
     /// Microseconds between two bytes of the head; zero when it is sent at once.
     dribble: AtomicU64,
 }
@@ -25,11 +27,20 @@ impl Control {
         self.reset.store(true, Relaxed);
     }
 
+    /// The next head is sent in part, then the connection is reset.
+    pub(crate) fn cut_head(&self) {
+        self.cut.store(true, Relaxed);
+        self.reset_on_close();
+    }
+
     /// The next head is sent byte by byte.
     pub(crate) fn dribble_head(&self, gap: Duration) {
         self.dribble.store((gap.as_micros() as u64).max(1), Relaxed);
     }
 }
+
+/// How much of a head is sent that is cut short: the status, but not the end of the first header.
+const CUT_AFTER: usize = 24;
 
 /// A TCP connection that can be told to misbehave.
 #[derive(Debug)]
@@ -39,11 +50,23 @@ pub(crate) struct Wire {
     gap: Option<Pin<Box<Sleep>>>,
     /// How much of `\r\n\r\n` the last bytes sent match.
     matched: usize,
+    /// Whether the part of a cut head was sent.
+    was_cut: bool,
 }
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream, control: Arc<Control>) -> Self {
-        Self { stream, control, gap: None, matched: 0 }
+        Self { stream, control, gap: None, matched: 0, was_cut: false }
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.was_cut {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let part = &buf[..buf.len().min(CUT_AFTER)];
+        let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, part))?;
+        self.was_cut = true;
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_dribble(&mut self, cx: &mut Context<'_>, byte: u8, gap: Duration) -> Poll<io::Result<usize>> {
@@ -85,6 +108,9 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.control.cut.load(Relaxed) {
+            return self.poll_cut(cx, buf);
+        }
         match (self.control.dribble.load(Relaxed), buf.first()) {
             (0, _) | (_, None) => Pin::new(&mut self.stream).poll_write(cx, buf),
             (gap, Some(byte)) => self.poll_dribble(cx, *byte, Duration::from_micros(gap)),
@@ -96,7 +122,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.control.dribble.load(Relaxed) == 0 {
+        if self.control.dribble.load(Relaxed) == 0 && !self.control.cut.load(Relaxed) {
             return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         }
         let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);

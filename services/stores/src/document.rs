@@ -15,15 +15,20 @@ pub enum Kind {
     Category,
     /// A route.
     Route,
-    /// A credential, hashed.
+    /// A credential of the admin API, hashed.
     Token,
+    /// An API key, with the hashes of its secrets.
+    Key,
+    /// A team.
+    Team,
     /// Anything there is one of.
     Setting,
 }
 
 impl Kind {
     /// All kinds, in the order of their names on disk.
-    pub const ALL: [Self; 5] = [Self::Category, Self::Expert, Self::Route, Self::Setting, Self::Token];
+    pub const ALL: [Self; 7] =
+        [Self::Category, Self::Expert, Self::Key, Self::Route, Self::Setting, Self::Team, Self::Token];
 
     /// The name on disk.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +37,8 @@ impl Kind {
             Self::Category => "category",
             Self::Route => "route",
             Self::Token => "token",
+            Self::Key => "key",
+            Self::Team => "team",
             Self::Setting => "setting",
         }
     }

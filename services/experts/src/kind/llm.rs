@@ -1,160 +1,206 @@
+mod check;
 mod compose;
+mod discover;
 mod look;
 mod settings;
+mod site;
+mod tries;
 
+pub use check::HealthCheck;
+pub use discover::Discovery;
 pub use look::{Listing, Look};
 pub use settings::{Endpoint, LlmBackend};
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, response};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
+use http::{HeaderMap, HeaderValue, response};
+use routing::ExpertId;
 use serde::Serialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::literal;
-use crate::body::{Live, ReplyBody};
-use crate::call::{Call, Operation, Reply};
+use super::{Chore, literal};
+use crate::body::{Live, ReplyBody, Sizes};
+use crate::call::{Call, Reply, Timeouts};
 use crate::error::{CallError, CallErrorKind as ErrorKind};
+use crate::resilience::budget::Bucket;
+use crate::resilience::hedge::Hedging;
+use crate::resilience::{Balancing, BreakerSettings, BreakerState, Retries};
 use crate::spec::{ExpertSpec, Limits, Problem};
 use crate::splice::{Editor, EventFilter, Filter};
-use crate::upstream::{Client, Payload, Peer, Times};
+use crate::upstream::{Client, Identity, Trust};
+use crate::vitals::{Standing, Vitals};
 use compose::Composer;
-use settings::Base;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Headers of clients that upstreams get: tracing, idempotency, and wishes about latency that inference
-/// gateways understand.
-const SENT_ON: [HeaderName; 8] = [
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("openai-beta"),
-    HeaderName::from_static("x-slo-ttft-ms"),
-    HeaderName::from_static("x-slo-tpot-ms"),
-    HeaderName::from_static("x-gateway-inference-objective"),
-    HeaderName::from_static("x-gateway-inference-fairness-id"),
-];
+use site::{Server, Site};
+use tries::Ask;
 
 /// An upstream's endpoint, as the admin API shows its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct EndpointStatus {
     /// Its base URL.
     pub url: String,
+    /// Its address, where that was discovered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// Calls in progress at its host, from all experts that it serves.
     pub outstanding: usize,
     /// Connections that failed since one succeeded.
     pub connect_failures: u32,
-    /// Whether it is left alone for a while because of them.
+    /// Whether it is left alone for a while: because of failed connections, or because it asked for that.
     pub resting: bool,
+    /// Its circuit breaker.
+    pub breaker: BreakerState,
+    /// How often the breaker has opened.
+    pub openings: u64,
+    /// Whether it gets no requests because it fails. One that fails and is not ejected, because too many
+    /// others are, is called after all others.
+    pub ejected: bool,
+    /// What active checks say; null without them.
+    #[schema(required)]
+    pub healthy: Option<bool>,
+    /// The recent time to its first byte, in microseconds, as balancing sees it: it follows a rise at once,
+    /// and fades while nothing is asked; null when not known.
+    #[schema(required)]
+    pub latency_us: Option<u64>,
+}
+
+/// What an expert's calls met since it was set up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Stats {
+    /// Requests that were sent again.
+    pub retries: u64,
+    /// Retries that the budget refused.
+    pub retries_refused: u64,
+    /// Requests that were sent a second time beside the first.
+    pub hedges: u64,
+    /// Hedges that the budget refused.
+    pub hedges_refused: u64,
+    /// Hedges that answered first.
+    pub hedges_won: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    retries: AtomicU64,
+    retries_refused: AtomicU64,
+    hedges: AtomicU64,
+    hedges_refused: AtomicU64,
+    hedges_won: AtomicU64,
 }
 
 pub(crate) struct Llm {
-    endpoints: Vec<Site>,
-    /// Where the search for the least busy endpoint begins, so that equals take turns.
-    turn: AtomicUsize,
+    id: ExpertId,
+    client: Client,
+    /// As configured.
+    servers: Vec<Arc<Server>>,
+    /// What they are found to be: one for each server, or for each of its addresses.
+    sites: ArcSwap<Vec<Arc<Site>>>,
     composer: Composer,
     /// The expert's id as a JSON string, when the upstream calls the model something else.
     shown_model: Option<Bytes>,
     limits: Limits,
+    balancing: Balancing,
+    retries: Retries,
+    breaker: BreakerSettings,
+    health: Option<HealthCheck>,
+    /// What retries may cost.
+    allowance: Mutex<Bucket>,
+    hedging: Option<Mutex<Hedging>>,
+    counters: Counters,
 }
 
-/// An endpoint with everything about it that does not change from request to request.
-struct Site {
-    url: String,
-    peer: Arc<Peer>,
-    weight: f64,
-    headers: HeaderMap,
-    host: HeaderValue,
-    /// By operation: the path alone, for HTTP/1, and the whole URL, for HTTP/2.
-    targets: [(Uri, Uri); Operation::ALL.len()],
+/// What goes on beside the calls: looking addresses up, asking endpoints whether they work.
+pub(super) fn chores(llm: &Arc<Llm>, stop: &CancellationToken) -> Vec<Chore> {
+    let mut chores: Vec<Chore> = Vec::new();
+    for (at, server) in llm.servers.iter().enumerate() {
+        if server.is_discovered() {
+            chores.push(Box::pin(discover::run(Arc::downgrade(llm), at, stop.clone())));
+        }
+    }
+    if let Some(settings) = &llm.health {
+        chores.push(Box::pin(check::run(Arc::downgrade(llm), settings.clone(), stop.clone())));
+    }
+    chores
 }
 
 impl Llm {
-    pub(super) fn new(settings: &LlmBackend, spec: &ExpertSpec, client: &Client) -> Result<Self, Problem> {
+    pub(super) fn new(
+        settings: &LlmBackend,
+        spec: &ExpertSpec,
+        trust: Trust,
+        client: &Client,
+    ) -> Result<Self, Problem> {
+        if let Some(refused) = spec.refused(client.guard(), trust).into_iter().next() {
+            return Err(refused);
+        }
         let template = template(settings).map_err(|message| problem("headers", message))?;
-        let site = |(index, endpoint): (usize, &Endpoint)| {
-            Site::new(endpoint, &template, settings.http2, client)
-                .map_err(|message| problem(&format!("endpoints[{index}].url"), message))
+        let identity = identity(settings, client)?;
+        let server = |(index, endpoint): (usize, &Endpoint)| {
+            let server = Server::new(endpoint, settings, &template, trust, identity.clone());
+            server.map(Arc::new).map_err(|message| problem(&format!("endpoints[{index}].url"), message))
         };
+        let servers: Vec<_> = settings.endpoints.iter().enumerate().map(server).collect::<Result<_, _>>()?;
         let model = settings.model.as_deref().unwrap_or(spec.id.as_str());
-        Ok(Self {
-            endpoints: settings.endpoints.iter().enumerate().map(site).collect::<Result<_, _>>()?,
-            turn: AtomicUsize::new(0),
+        let now = Instant::now();
+        let llm = Self {
+            id: spec.id.clone(),
+            client: client.clone(),
+            servers,
+            sites: ArcSwap::default(),
             composer: Composer::new(settings, literal(model)),
             shown_model: (model != spec.id.as_str()).then(|| literal(spec.id.as_str())),
             limits: spec.limits,
-        })
+            balancing: settings.balancing,
+            retries: settings.retries.clone(),
+            breaker: settings.breaker.clone(),
+            health: settings.health.clone(),
+            allowance: Mutex::new(settings.retries.budget.bucket(now)),
+            hedging: settings.hedge.clone().map(|hedge| Mutex::new(Hedging::new(hedge, now))),
+            counters: Counters::default(),
+        };
+        let sites: Result<Vec<_>, String> = llm.servers.iter().map(|s| llm.site(s, None)).collect();
+        llm.sites.store(Arc::new(sites.map_err(|message| problem("endpoints", message))?));
+        Ok(llm)
+    }
+
+    /// A site of a server that is nowhere known yet.
+    fn site(&self, server: &Arc<Server>, address: Option<std::net::IpAddr>) -> Result<Arc<Site>, String> {
+        let vitals = |name| Vitals::new(self.id.clone(), name, &self.breaker, self.client.board().clone());
+        Site::new(server, address, &self.client, vitals).map(Arc::new)
     }
 
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
         let start = Instant::now();
-        let end = start + self.limits.total();
-        let times = Times {
-            connect: self.limits.connect(),
-            head: start + self.limits.first_byte(),
+        let composed = self.composer.compose(&call)?;
+        let own = self.limits;
+        let asked = |limit: Duration, wish: Option<Duration>| wish.map_or(limit, |wish| wish.min(limit));
+        let Timeouts { connect, first_byte, idle, total } = call.timeouts;
+        let end = start + asked(own.total(), total);
+        let ask = Ask {
+            call: &call,
+            composed: &composed,
+            connect: asked(own.connect(), connect),
+            first_byte: asked(own.first_byte(), first_byte),
+            start,
             end: call.deadline.map_or(end, |deadline| deadline.min(end)),
         };
-        let composed = self.composer.compose(&call)?;
-        let (parts, exchange) = self.send(&call, &composed.payload, times).await?;
-        let filter = self.filter(&call, &parts, composed.strip_usage)?;
-        let live = Live::new(exchange, filter, self.limits.idle(), times.end);
-        Ok(Reply {
-            status: parts.status,
-            headers: shown_headers(&parts.headers),
-            body: ReplyBody::live(live),
-        })
-    }
-
-    /// Sends the request to the least busy endpoint. An endpoint that cannot be reached has not seen the
-    /// request, so the others get it; every one is tried once at most.
-    async fn send(
-        &self,
-        call: &Call<'_>,
-        payload: &Payload,
-        times: Times,
-    ) -> Result<(response::Parts, crate::upstream::Exchange), CallError> {
-        let mut tried = Vec::new();
-        loop {
-            let Some(at) = self.choose(&tried) else {
-                return Err(CallError::with(ErrorKind::Connect, "the expert has no endpoint"));
-            };
-            let site = &self.endpoints[at];
-            let result = site.peer.send(|version| site.request(call, payload, version), times).await;
-            match result {
-                Err(error) if error.is_connect() && tried.len() + 1 < self.endpoints.len() => {
-                    tracing::warn!(
-                        endpoint.url = %site.url,
-                        error = %error,
-                        "an endpoint cannot be reached, trying another"
-                    );
-                    tried.push(at);
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// The endpoint with the fewest calls in progress for its weight. Those that refused connections a
-    /// short time ago come last.
-    fn choose(&self, tried: &[usize]) -> Option<usize> {
-        if let ([_], []) = (self.endpoints.as_slice(), tried) {
-            return Some(0);
-        }
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.endpoints.len();
-        let order = (0..count).map(|n| (first + n) % count).filter(|at| !tried.contains(at));
-        let busy = |at: &usize| {
-            let site = &self.endpoints[*at];
-            (site.peer.is_resting(), (site.peer.outstanding() + 1) as f64 / site.weight)
+        let answer = self.send(&ask).await?;
+        let sizes = Sizes {
+            body: if call.stream { u64::MAX } else { own.max_response_bytes },
+            event: own.max_event_bytes,
         };
-        // The first of equals wins.
-        order.min_by(|a, b| {
-            let ((a_rests, a_load), (b_rests, b_load)) = (busy(a), busy(b));
-            a_rests.cmp(&b_rests).then(a_load.total_cmp(&b_load))
+        let live =
+            Live::new(answer.exchange, answer.filter, asked(own.idle(), idle), ask.end, sizes, answer.ticket);
+        Ok(Reply {
+            status: answer.parts.status,
+            headers: shown_headers(&answer.parts.headers),
+            body: ReplyBody::live(live, answer.at),
+            tries: answer.tries,
         })
     }
 
@@ -195,6 +241,12 @@ impl Llm {
             // It was told not to. Compressed bytes cannot be looked into.
             return Ok(Filter::Pass);
         }
+        let length = parts.headers.get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
+        if !call.stream && length.is_some_and(|length| length > self.limits.max_response_bytes) {
+            let message = format!("more than {} bytes", self.limits.max_response_bytes);
+            return Err(CallError::with(ErrorKind::TooLarge, message));
+        }
         let editor = Editor::new(self.shown_model.clone());
         Ok(if call.stream {
             Filter::Events(Box::new(EventFilter::new(editor, strip_usage)))
@@ -204,60 +256,69 @@ impl Llm {
     }
 
     pub(super) fn status(&self) -> Vec<EndpointStatus> {
-        let status = |site: &Site| EndpointStatus {
-            url: site.url.clone(),
+        let now = Instant::now();
+        let now_ms = self.client.board().ms(now);
+        let sites = self.sites.load_full();
+        let status = |site: &Arc<Site>| EndpointStatus {
+            url: site.server.url.clone(),
+            address: site.address.map(|ip| ip.to_string()),
             outstanding: site.peer.outstanding(),
             connect_failures: site.peer.failures(),
-            resting: site.peer.is_resting(),
+            resting: site.peer.is_resting()
+                || matches!(site.vitals.standing(now_ms), Standing::Resting { .. }),
+            breaker: site.vitals.breaker(now),
+            openings: site.vitals.openings(),
+            ejected: self.is_ejected(&sites, site, now_ms),
+            healthy: self.health.as_ref().map(|_| !site.vitals.is_sick()),
+            latency_us: site.vitals.latency(now_ms).map(|seconds| (seconds * 1e6) as u64),
         };
-        self.endpoints.iter().map(status).collect()
+        sites.iter().map(status).collect()
     }
-}
 
-impl Site {
-    fn new(endpoint: &Endpoint, template: &HeaderMap, http2: bool, client: &Client) -> Result<Self, String> {
-        let base = Base::parse(&endpoint.url)?;
-        let target = |operation: Operation| -> Result<(Uri, Uri), String> {
-            let path = format!("{}{}", base.path, operation.path());
-            let whole = format!("{}://{}{path}", base.scheme, base.authority);
-            let parse = |text: &str| Uri::try_from(text).map_err(|e| e.to_string());
-            Ok((parse(&path)?, parse(&whole)?))
-        };
-        let [chat, completions, embeddings] = Operation::ALL;
-        Ok(Self {
-            url: endpoint.url.clone(),
-            weight: f64::from(endpoint.weight),
-            headers: template.clone(),
-            host: HeaderValue::try_from(base.authority.as_str()).map_err(|e| e.to_string())?,
-            targets: [target(chat)?, target(completions)?, target(embeddings)?],
-            peer: client.peer(base.address(http2)?),
+    pub(super) fn stats(&self) -> Stats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            retries: read(&self.counters.retries),
+            retries_refused: read(&self.counters.retries_refused),
+            hedges: read(&self.counters.hedges),
+            hedges_refused: read(&self.counters.hedges_refused),
+            hedges_won: read(&self.counters.hedges_won),
+        }
+    }
+
+    /// Whether any endpoint works, as far as is known, or is worth a try. A short rest is waited out and
+    /// does not count.
+    pub(super) fn is_available(&self, now: Instant) -> bool {
+        let soon = self.client.board().ms(now + self.retries.backoff.longest());
+        let now_ms = self.client.board().ms(now);
+        self.sites.load().iter().any(|site| match site.vitals.standing(now_ms) {
+            Standing::Well => true,
+            Standing::Resting { until_ms } => until_ms <= soon,
+            Standing::Out { .. } => false,
         })
     }
 
-    fn request(&self, call: &Call<'_>, payload: &Payload, version: Version) -> Request<Payload> {
-        let mut request = Request::new(payload.clone());
-        *request.method_mut() = Method::POST;
-        *request.version_mut() = version;
-        let (path, whole) = &self.targets[call.operation as usize];
-        let headers = request.headers_mut();
-        *headers = self.headers.clone();
-        if version == Version::HTTP_2 {
-            *request.uri_mut() = whole.clone();
-        } else {
-            headers.insert(HOST, self.host.clone());
-            *request.uri_mut() = path.clone();
-        }
-        let headers = request.headers_mut();
-        headers.insert(REQUEST_ID, call.request_id.clone());
-        for name in &SENT_ON {
-            if let Some(value) = call.headers.get(name)
-                && !headers.contains_key(name)
-            {
-                headers.insert(name, value.clone());
-            }
-        }
-        request
+    pub(super) fn due_ms(&self, now: Instant) -> Option<u64> {
+        let now_ms = self.client.board().ms(now);
+        self.sites.load().iter().filter_map(|site| site.vitals.due_ms(now_ms)).min()
     }
+
+    /// Whether a site that fails gets nothing at all. Those that failed first are, as many as may be.
+    fn is_ejected(&self, sites: &[Arc<Site>], site: &Site, now_ms: u64) -> bool {
+        let Standing::Out { since_ms } = site.vitals.standing(now_ms) else { return false };
+        let mine = (since_ms, site.key);
+        let before = sites.iter().filter(|other| match other.vitals.standing(now_ms) {
+            Standing::Out { since_ms } => (since_ms, other.key) < mine,
+            _ => false,
+        });
+        before.count() < self.breaker.most_ejected(sites.len())
+    }
+}
+
+/// Who calls, where the expert has files of its own for that.
+fn identity(settings: &LlmBackend, client: &Client) -> Result<Option<Arc<Identity>>, Problem> {
+    let read = settings.tls.as_ref().map(|files| client.identity(files).map(Arc::new));
+    read.transpose().map_err(|(field, message)| problem(&format!("tls.{field}"), message))
 }
 
 /// The headers that every request of the expert has.

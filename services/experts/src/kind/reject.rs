@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::body::ReplyBody;
-use crate::call::Reply;
+use crate::call::{Reply, Tries};
 use crate::spec::Report;
 
 /// A refusal with a reason.
@@ -57,6 +57,7 @@ impl Reject {
     pub(super) fn call(&self) -> Reply {
         let mut headers = HeaderMap::with_capacity(1);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Reply { status: self.status, headers, body: ReplyBody::whole(self.body.clone(), None) }
+        let body = ReplyBody::whole(self.body.clone(), None);
+        Reply { status: self.status, headers, body, tries: Tries::default() }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct EventFilter {
     /// Whether nothing of an event has come since the last one ended.
     between: bool,
     done: bool,
+    /// Of the event that has begun and not ended.
+    event_bytes: u64,
 }
 
 /// Whether the present event is held back until it is known not to be the usage event.
@@ -126,11 +128,16 @@ impl EventFilter {
             held: Vec::new(),
             between: true,
             done: false,
+            event_bytes: 0,
         }
     }
 
     pub(crate) fn usage(&self) -> Option<Usage> {
         self.editor.usage
+    }
+
+    pub(super) fn event_bytes(&self) -> u64 {
+        self.event_bytes
     }
 
     pub(super) fn push(&mut self, piece: Bytes, out: &mut Output) {
@@ -163,9 +170,11 @@ impl EventFilter {
             if rewriting {
                 out.buffer().extend_from_slice(&piece[from..end]);
             }
+            self.event_bytes += (end - at) as u64;
             at = end;
             self.between = token == Token::EventEnd;
             if self.between {
+                self.event_bytes = 0;
                 if self.hold == Hold::Undecided && self.is_usage_event() {
                     out.buffer().truncate(event);
                 }

@@ -9,8 +9,8 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 /// When a DER certificate ends (`notAfter`, RFC 5280 section 4.1.2.5), in seconds since 1970 UTC; `None` when
-/// it cannot be read. Nothing is verified here: the handshake has done that.
-pub(super) fn not_after(certificate: &[u8]) -> Option<u64> {
+/// it cannot be read. Nothing is verified here.
+pub fn not_after(certificate: &[u8]) -> Option<u64> {
     let (SEQUENCE, certificate, _) = element(certificate)? else { return None };
     let (SEQUENCE, mut fields, _) = element(certificate)? else { return None };
     let (tag, _, rest) = element(fields)?;

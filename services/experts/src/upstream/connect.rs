@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,22 +8,25 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::guard::{Guard, Trust};
+use super::resolve::{Resolve, System};
+use super::tls::{Identity, Party};
 use crate::error::{CallError, CallErrorKind as Kind, Phase};
 
 /// Opens connections.
-#[derive(Clone)]
 pub(super) struct Connector {
-    http1: TlsConnector,
-    http2: TlsConnector,
-    allow_link_local: bool,
+    roots: RootCertStore,
+    /// Who calls where an upstream has no settings of its own.
+    party: Party,
+    guard: Guard,
+    resolver: Arc<dyn Resolve>,
 }
 
 /// Why the client cannot be made.
@@ -43,57 +46,68 @@ pub enum ClientError {
 }
 
 impl Connector {
-    pub(super) fn new(extra_ca: Option<&Path>, allow_link_local: bool) -> Result<Self, ClientError> {
+    pub(super) fn new(extra_ca: Option<&Path>, guard: Guard) -> Result<Self, ClientError> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(path) = extra_ca {
             add_roots(&mut roots, path)
                 .map_err(|problem| ClientError::ExtraCa { path: path.to_owned(), problem })?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let with = |protocols: &[&[u8]]| {
-            let mut config = config.clone();
-            config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-            TlsConnector::from(Arc::new(config))
-        };
-        Ok(Self { http1: with(&[b"http/1.1"]), http2: with(&[b"h2", b"http/1.1"]), allow_link_local })
+        let party = Party::new(roots.clone(), None)?;
+        Ok(Self { roots, party, guard, resolver: Arc::new(System) })
+    }
+
+    pub(super) fn set_resolver(&mut self, resolver: Arc<dyn Resolve>) {
+        self.resolver = resolver;
+    }
+
+    pub(super) fn roots(&self) -> &RootCertStore {
+        &self.roots
+    }
+
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    pub(super) fn resolver(&self) -> &Arc<dyn Resolve> {
+        &self.resolver
     }
 
     /// Opens one connection: looks the name up, tries its addresses in turn, secures it.
     pub(super) async fn connect(&self, to: &Address, limit: Duration) -> Result<Io, CallError> {
         let deadline = Instant::now() + limit;
         let slow = |_| CallError::new(Kind::Timeout(Phase::Connect));
-        let addresses = match to.host {
-            Host::Ip(ip) => vec![SocketAddr::new(ip, to.port)],
-            Host::Name(ref name) => {
-                let found = timeout_at(deadline, tokio::net::lookup_host((&**name, to.port))).await;
-                found.map_err(slow)?.map_err(|e| CallError::with(Kind::Dns, e))?.collect()
+        let addresses = match &to.host {
+            Host::Ip(ip) => vec![*ip],
+            Host::Name(name) => {
+                let found = timeout_at(deadline, self.resolver.resolve(name)).await;
+                found.map_err(slow)?.map_err(|e| CallError::with(Kind::Dns, e))?
             }
         };
-        let tcp = self.dial(&addresses, deadline).await?;
+        let tcp = self.dial(&addresses, to, deadline).await?;
         // A request is written at once, and an answer's first byte is worth more than a full packet.
         tcp.set_nodelay(true).map_err(|e| CallError::with(Kind::Connect, e))?;
         let Some(name) = &to.secure else { return Ok(Io::Plain(TokioIo::new(tcp))) };
-        let tls = if to.http2 { &self.http2 } else { &self.http1 };
-        let secured = timeout_at(deadline, tls.connect(name.clone(), tcp)).await;
+        let party = to.identity.as_ref().map_or(&self.party, |identity| &identity.party);
+        let secured = timeout_at(deadline, party.connector(to.http2).connect(name.clone(), tcp)).await;
         let secured = secured.map_err(slow)?.map_err(|e| CallError::with(Kind::Tls, e))?;
         Ok(Io::Secure(Box::new(TokioIo::new(secured))))
     }
 
     /// Every address gets its share of the time that is left, so that one which swallows packets does not
     /// take it all.
-    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, CallError> {
+    async fn dial(
+        &self,
+        addresses: &[IpAddr],
+        to: &Address,
+        deadline: Instant,
+    ) -> Result<TcpStream, CallError> {
         let mut failure = CallError::with(Kind::Dns, "the name has no address");
-        for (at, address) in addresses.iter().enumerate() {
-            if !self.allow_link_local
-                && let Some(what) = never_called(address.ip())
-            {
-                failure = CallError::with(Kind::Forbidden, format_args!("{} is {what}", address.ip()));
+        for (at, ip) in addresses.iter().enumerate() {
+            if let Err(refusal) = self.guard.check(*ip, to.trust) {
+                failure = CallError::with(Kind::Forbidden, format_args!("{ip} is {refusal}"));
                 continue;
             }
+            let address = SocketAddr::new(*ip, to.port);
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / (addresses.len() - at) as u32;
             failure = match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
@@ -115,23 +129,6 @@ fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     if any { Ok(()) } else { Err("holds no certificate".to_owned()) }
 }
 
-/// Addresses that no model server has, but that give credentials away (the metadata services of clouds)
-/// or reach unintended machines.
-pub(crate) fn never_called(ip: IpAddr) -> Option<&'static str> {
-    const EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    match ip.to_canonical() {
-        IpAddr::V4(ip) if ip.is_link_local() => Some("a link-local address"),
-        IpAddr::V4(ip) if ip.is_broadcast() || ip.is_multicast() => Some("not one machine's address"),
-        IpAddr::V4(ip) if ip.is_unspecified() => Some("not an address to connect to"),
-        IpAddr::V4(ip) if ip.octets() == [100, 100, 100, 200] => Some("a cloud's metadata service"),
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("a link-local address"),
-        IpAddr::V6(ip) if ip.is_multicast() => Some("not one machine's address"),
-        IpAddr::V6(ip) if ip.is_unspecified() => Some("not an address to connect to"),
-        IpAddr::V6(EC2) => Some("a cloud's metadata service"),
-        _ => None,
-    }
-}
-
 /// Where to connect to, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
@@ -141,6 +138,11 @@ pub(crate) struct Address {
     pub(crate) secure: Option<ServerName<'static>>,
     /// Whether HTTP/2 is spoken: offered in the TLS handshake, or known without one.
     pub(crate) http2: bool,
+    /// Who named it, and so what it may turn out to be. Part of the key: a connection that was opened for the
+    /// operator is none for others.
+    pub(crate) trust: Trust,
+    /// Who calls, where that is not this client's own party.
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -13,9 +13,9 @@ use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::connect::{Address, Host};
+use super::connect::Host;
 use super::exchange::explain;
-use super::{Client, Payload};
+use super::{Address, Client, Payload};
 use crate::error::{CallError, CallErrorKind as Kind, Phase};
 
 /// The largest body that is read; the longest lists of models have some 2 MB.
@@ -64,8 +64,7 @@ impl Client {
         way.addresses = match &to.host {
             Host::Ip(ip) => vec![*ip],
             Host::Name(name) => {
-                let found = tokio::net::lookup_host((&**name, to.port)).await;
-                found.map_err(|e| CallError::with(Kind::Dns, e))?.map(|a| a.ip()).collect()
+                self.resolver().resolve(name).await.map_err(|e| CallError::with(Kind::Dns, e))?
             }
         };
         let left = deadline.saturating_duration_since(Instant::now());

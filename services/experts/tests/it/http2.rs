@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use experts::{CallErrorKind, Client, ClientConfig, Expert};
+use experts::{CallErrorKind, Client, ClientConfig, Expert, Trust};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -40,27 +41,43 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
         .unwrap())
 }
 
-fn tls_file(name: &str) -> PathBuf {
+pub(crate) fn tls_file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
 }
 
 /// An echo server for both versions, with TLS where it gets protocols to offer.
 async fn server(protocols: Option<&[&[u8]]>) -> (SocketAddr, Arc<AtomicUsize>) {
-    let acceptor = protocols.map(|protocols| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let certificates = CertificateDer::pem_file_iter(tls_file("server.pem")).unwrap();
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                certificates.map(Result::unwrap).collect(),
-                PrivateKeyDer::from_pem_file(tls_file("server.key")).unwrap(),
-            )
-            .unwrap();
-        config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-        TlsAcceptor::from(Arc::new(config))
-    });
+    serve(protocols.map(|protocols| acceptor(protocols, false))).await
+}
+
+/// An echo server for those who show a certificate of the clients' authority.
+pub(crate) async fn server_for_clients() -> (SocketAddr, Arc<AtomicUsize>) {
+    serve(Some(acceptor(&[b"http/1.1"], true))).await
+}
+
+fn acceptor(protocols: &[&[u8]], clients_only: bool) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certificates = |name: &str| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(tls_file(name)).unwrap().map(Result::unwrap).collect()
+    };
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = if clients_only {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(certificates("client-ca.pem"));
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        builder.with_client_cert_verifier(verifier.build().unwrap())
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::from_pem_file(tls_file("server.key")).unwrap();
+    let mut config = builder.with_single_cert(certificates("server.pem"), key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve(acceptor: Option<TlsAcceptor>) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let count = Arc::new(AtomicUsize::new(0));
@@ -90,7 +107,8 @@ fn expert_at(url: &str, http2: bool, trusting: bool) -> Expert {
     let config =
         ClientConfig { extra_ca_file: trusting.then(|| tls_file("ca.pem")), ..ClientConfig::default() };
     let backend = json!({ "kind": "llm", "endpoints": [{ "url": url }], "http2": http2 });
-    Expert::new(spec(json!({ "id": "e", "backend": backend })), &Client::new(&config).unwrap()).unwrap()
+    let spec = spec(json!({ "id": "e", "backend": backend }));
+    Expert::new(spec, Trust::Operator, &Client::new(&config).unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -168,7 +186,8 @@ async fn a_look_at_an_endpoint_tells_the_whole_way() {
         let backend = expert.backend.upstream().unwrap();
         let config = ClientConfig { extra_ca_file: Some(trusted), ..ClientConfig::default() };
         let client = Client::new(&config).unwrap();
-        let look = backend.look(&backend.endpoints[0], &client, Duration::from_secs(10)).await;
+        let looks = backend.look(&backend.endpoints[0], &client, Duration::from_secs(10)).await.unwrap();
+        let [look] = looks.try_into().unwrap();
         assert!(look.addresses.iter().all(std::net::IpAddr::is_loopback) && !look.addresses.is_empty());
         // `openssl x509 -in tests/tls/server.pem -noout -enddate`
         assert_eq!(look.certificate_ends, protocols.map(|_| 4_948_955_885), "{url}");

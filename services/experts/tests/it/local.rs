@@ -2,14 +2,14 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use experts::{CallErrorKind, Expert, Operation};
+use experts::{CallErrorKind, Expert, Operation, Trust};
 use serde_json::{Value, json};
 
 use crate::support::*;
 
 fn local(backend: &Value) -> Expert {
     let client = client().with_clock(|| UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-    Expert::new(spec(json!({ "id": "demo", "backend": backend })), &client).unwrap()
+    Expert::new(spec(json!({ "id": "demo", "backend": backend })), Trust::Operator, &client).unwrap()
 }
 
 fn constant() -> Expert {

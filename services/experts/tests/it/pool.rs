@@ -116,7 +116,8 @@ async fn a_request_that_met_a_closing_connection_is_sent_again_once() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_broke_a_busy_connection_is_not_sent_again() {
     let upstream = closing_on_the_second().await;
-    let expert = expert(&upstream);
+    let careful = json!({ "retries": { "after_send": false } });
+    let expert = expert_with(&[upstream.url()], &careful, &json!({}));
     ask(&expert, PLAIN).await.unwrap();
     let error = ask(&expert, PLAIN).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Reset);
@@ -205,7 +206,8 @@ async fn calls_go_to_the_least_busy_endpoint() {
         })
     };
     let (a, b) = (held().await, held().await);
-    let expert = expert_with(&[a.url(), b.url()], &json!({}), &json!({}));
+    let least = json!({ "balancing": "least_outstanding" });
+    let expert = expert_with(&[a.url(), b.url()], &least, &json!({}));
     let mut open = Vec::new();
     for _ in 0..6 {
         open.push(ask(&expert, STREAMED).await.unwrap());

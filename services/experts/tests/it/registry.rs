@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use experts::{ExpertSpec, Registry};
+use experts::{Registry, Trust, Wanted};
 use routing::Availability;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -13,21 +13,25 @@ fn categories() -> Arc<[Arc<str>]> {
     ["code".into(), "math".into()].into()
 }
 
-fn constant(id: &str, text: &str) -> (ExpertSpec, Availability) {
+fn wanted(spec: Value) -> Wanted {
+    let spec = serde_json::from_value(spec).unwrap();
+    Wanted { spec, trust: Trust::Operator, availability: Availability::Ready }
+}
+
+fn constant(id: &str, text: &str) -> Wanted {
     let skills = json!({ "math": 0.5 });
-    let spec = json!({ "id": id, "backend": { "kind": "constant", "text": text }, "skills": skills });
-    (serde_json::from_value(spec).unwrap(), Availability::Ready)
+    wanted(json!({ "id": id, "backend": { "kind": "constant", "text": text }, "skills": skills }))
 }
 
 #[test]
 fn unchanged_experts_stay_the_same_objects() {
     let registry = Registry::new(client());
     let first = registry.replace(vec![constant("b", "1"), constant("a", "1")], categories()).unwrap();
-    let ids: Vec<&str> = first.fleet().experts.iter().map(|e| e.id.as_str()).collect();
+    let ids: Vec<&str> = first.ids().map(routing::ExpertId::as_str).collect();
     assert_eq!(ids, ["a", "b"]);
     assert_eq!(first.fleet().experts[0].skills, [0.0, 0.5]);
     let mut drained = constant("a", "1");
-    drained.1 = Availability::Draining;
+    drained.availability = Availability::Draining;
     let second =
         registry.replace(vec![drained, constant("b", "2"), constant("c", "1")], categories()).unwrap();
     assert!(second.revision() > first.revision());
@@ -45,7 +49,7 @@ fn a_bad_expert_changes_nothing() {
     let registry = Registry::new(client());
     registry.replace(vec![constant("a", "1")], categories()).unwrap();
     let mut bad = constant("b", "1");
-    bad.0.skills.insert("code".to_owned(), 7.0);
+    bad.spec.skills.insert("code".to_owned(), 7.0);
     let problems =
         registry.replace(vec![bad, constant("c", "1"), constant("c", "2")], categories()).unwrap_err();
     let paths: Vec<&str> = problems.iter().map(|p| p.path.as_str()).collect();
@@ -57,16 +61,15 @@ fn a_bad_expert_changes_nothing() {
 fn skills_without_a_category_are_reported() {
     let registry = Registry::new(client());
     let mut odd = constant("a", "1");
-    odd.0.skills.insert("cooking".to_owned(), 1.0);
+    odd.spec.skills.insert("cooking".to_owned(), 1.0);
     let snapshot = registry.replace(vec![odd], categories()).unwrap();
     assert_eq!(snapshot.warnings()[0].path, "a.skills.cooking");
     assert!(snapshot.get("a").is_some());
 }
 
-fn llm(id: &str, url: &str, description: &str) -> (ExpertSpec, Availability) {
+fn llm(id: &str, url: &str, description: &str) -> Wanted {
     let backend: Value = json!({ "kind": "llm", "endpoints": [{ "url": url }] });
-    let spec = json!({ "id": id, "description": description, "backend": backend });
-    (serde_json::from_value(spec).unwrap(), Availability::Ready)
+    wanted(json!({ "id": id, "description": description, "backend": backend }))
 }
 
 #[tokio::test]

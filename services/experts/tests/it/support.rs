@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use experts::{
     Call, CallError, Client, ClientConfig, Expert, ExpertSpec, Operation, Reply, ReplyBody, StreamOptions,
+    Timeouts, Trust,
 };
 use http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
@@ -27,7 +28,16 @@ impl Upstream {
         S: Fn(Connection, usize) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), script).await
+    }
+
+    /// Listens where it is told to.
+    pub(crate) async fn start_at<F, S>(address: SocketAddr, script: S) -> Self
+    where
+        S: Fn(Connection, usize) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let counter = accepted.clone();
@@ -96,7 +106,7 @@ impl Connection {
             if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 let head = String::from_utf8(self.buffer[..end].to_vec()).unwrap();
                 let seen = Seen { head, body: Vec::new() };
-                let length: usize = seen.header("content-length").unwrap().parse().unwrap();
+                let length: usize = seen.header("content-length").map_or(0, |l| l.parse().unwrap());
                 if self.buffer.len() >= end + 4 + length {
                     let rest = self.buffer.split_off(end + 4 + length);
                     let body = self.buffer[end + 4..].to_vec();
@@ -160,7 +170,8 @@ pub(crate) fn expert_with(urls: &[String], backend: &Value, limits: &Value) -> E
     for (name, value) in backend.as_object().unwrap() {
         settings[name] = value.clone();
     }
-    Expert::new(spec(json!({ "id": "e", "backend": settings, "limits": limits })), &client()).unwrap()
+    let spec = spec(json!({ "id": "e", "backend": settings, "limits": limits }));
+    Expert::new(spec, Trust::Operator, &client()).unwrap()
 }
 
 pub(crate) fn expert(upstream: &Upstream) -> Expert {
@@ -173,7 +184,10 @@ pub(crate) struct Asking {
     pub(crate) body: String,
     pub(crate) headers: HeaderMap,
     pub(crate) deadline: Option<tokio::time::Instant>,
-    id: HeaderValue,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) affinity: Option<u64>,
+    pub(crate) seed: u64,
+    pub(crate) id: HeaderValue,
 }
 
 impl Asking {
@@ -184,6 +198,9 @@ impl Asking {
             body: body.to_owned(),
             headers: HeaderMap::new(),
             deadline: None,
+            timeouts: Timeouts::default(),
+            affinity: None,
+            seed: 7,
             id,
         }
     }
@@ -207,6 +224,9 @@ impl Asking {
                 headers: &self.headers,
                 request_id: &self.id,
                 deadline: self.deadline,
+                timeouts: self.timeouts,
+                affinity: self.affinity,
+                seed: self.seed,
             })
             .await
     }
@@ -215,6 +235,33 @@ impl Asking {
 pub(crate) const PLAIN: &str = r#"{"model":"auto","messages":[]}"#;
 pub(crate) const STREAMED: &str =
     r#"{"model":"auto","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#;
+
+/// Asks with random choices that start at `seed`.
+pub(crate) async fn ask_seeded(expert: &Expert, body: &str, seed: u64) -> Result<Reply, CallError> {
+    Asking { seed, ..Asking::new(body) }.of(expert).await
+}
+
+/// A good answer that is not streamed.
+pub(crate) fn ok() -> String {
+    whole("200 OK", "application/json", "{}")
+}
+
+/// A server that counts its requests and gives the answers of the list in turn, the last one for ever.
+pub(crate) async fn scripted(answers: &[String]) -> (Upstream, Arc<AtomicUsize>) {
+    let (answers, count) = (Arc::new(answers.to_vec()), Arc::new(AtomicUsize::new(0)));
+    let counter = count.clone();
+    let upstream = Upstream::start(move |mut connection, _| {
+        let (answers, counter) = (answers.clone(), counter.clone());
+        async move {
+            while connection.request().await.is_some() {
+                let at = counter.fetch_add(1, Ordering::SeqCst);
+                connection.write(answers.get(at).or(answers.last()).unwrap()).await;
+            }
+        }
+    })
+    .await;
+    (upstream, count)
+}
 
 pub(crate) async fn ask(expert: &Expert, body: &str) -> Result<Reply, CallError> {
     Asking::new(body).of(expert).await

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use experts::{Call, Operation};
+use experts::{Call, Operation, Timeouts};
 use http::{HeaderMap, HeaderValue};
 use routing::ExpertId;
 use serde::Serialize;
@@ -41,6 +41,7 @@ pub(super) struct Probe {
 #[utoipa::path(
     post, path = "/experts/{id}/probe",
     operation_id = "probeExpert", tag = "experts",
+    extensions(("x-required-role" = json!("operator"))),
     params(("id" = ExpertId, Path)),
     responses((status = 200, description = "What came of it", body = Probe), Refused, Named)
 )]
@@ -65,6 +66,9 @@ pub(super) async fn probe(State(admin): State<Admin>, Name(name): Name) -> Resul
             headers: &headers,
             request_id: &request_id,
             deadline: Some((begun + PATIENCE).into()),
+            timeouts: Timeouts::default(),
+            affinity: None,
+            seed: admin.view().revision,
         })
         .await;
     let latency_ms = begun.elapsed().as_millis() as u64;

@@ -1,4 +1,4 @@
-use experts::{Client, ClientConfig};
+use experts::{Client, ClientConfig, ExpertSpec};
 use stores::Options;
 
 use super::*;
@@ -24,7 +24,7 @@ fn auto() -> RouteSpec {
 }
 
 fn declared() -> Declared {
-    Declared { experts: vec![constant("filed")], routes: vec![auto()] }
+    Declared { experts: vec![constant("filed")], routes: vec![auto()], ..Declared::default() }
 }
 
 fn open(store: &Arc<EmbeddedStore>) -> Catalog {
@@ -44,7 +44,7 @@ fn ids(view: &View) -> Vec<&str> {
 async fn a_change_is_live_and_outlasts_the_process() {
     let store = store();
     let catalog = open(&store);
-    let edit = Edit::CreateExpert(Box::new(constant("added")));
+    let edit = Edit::Expert(Op::Create(Box::new(constant("added"))));
     catalog.apply(vec![edit], "test", 7, false).await.unwrap();
     assert_eq!(ids(&catalog.view()), ["added", "filed"]);
     assert_eq!(ids(&open(&store).view()), ["added", "filed"]);
@@ -58,7 +58,7 @@ async fn a_change_is_live_and_outlasts_the_process() {
 #[tokio::test]
 async fn a_dry_run_checks_everything_and_changes_nothing() {
     let catalog = open(&store());
-    let edit = |id: &str| vec![Edit::CreateExpert(Box::new(constant(id)))];
+    let edit = |id: &str| vec![Edit::Expert(Op::Create(Box::new(constant(id))))];
     let would_be = catalog.apply(edit("added"), "test", 0, true).await.unwrap();
     assert_eq!(would_be.experts.len(), 2);
     assert_eq!(ids(&catalog.view()), ["filed"]);
@@ -69,10 +69,10 @@ async fn a_dry_run_checks_everything_and_changes_nothing() {
 async fn all_edits_of_a_change_happen_or_none() {
     let catalog = open(&store());
     let edits = vec![
-        Edit::CreateExpert(Box::new(constant("good"))),
-        Edit::CreateExpert(Box::new(expert(
+        Edit::Expert(Op::Create(Box::new(constant("good")))),
+        Edit::Expert(Op::Create(Box::new(expert(
             "{id: bad, backend: {kind: constant, text: x}, skills: {cod: 0.5}}",
-        ))),
+        )))),
     ];
     let error = catalog.apply(edits, "test", 0, false).await.unwrap_err().to_string();
     assert!(error.contains("experts.bad.skills.cod") && error.contains("did you mean `code`?"), "{error}");
@@ -84,8 +84,10 @@ async fn what_the_file_owns_is_read_only_but_can_be_drained() {
     let store = store();
     let catalog = open(&store);
     let id = ExpertId::new("filed").unwrap();
-    for edit in [Edit::DeleteExpert(id.clone(), None), Edit::ReplaceExpert(Box::new(constant("filed")), None)]
-    {
+    for edit in [
+        Edit::Expert(Op::Delete(id.to_string(), None)),
+        Edit::Expert(Op::Replace(Box::new(constant("filed")), None)),
+    ] {
         let refused = catalog.apply(vec![edit], "test", 0, false).await;
         assert!(matches!(refused, Err(ChangeError::ReadOnly { .. })));
     }
@@ -98,13 +100,13 @@ async fn what_the_file_owns_is_read_only_but_can_be_drained() {
 #[tokio::test]
 async fn a_stale_change_is_refused() {
     let catalog = open(&store());
-    let created = Edit::CreateExpert(Box::new(constant("added")));
+    let created = Edit::Expert(Op::Create(Box::new(constant("added"))));
     let desired = catalog.apply(vec![created], "test", 0, false).await.unwrap();
     let id = ExpertId::new("added").unwrap();
-    let etag = desired.expert_etag(&desired.experts[&id]);
+    let etag = desired.etag(&desired.experts[&id]);
     let mut next = constant("added");
     next.description = "changed".into();
-    let replace = |etag: &str| vec![Edit::ReplaceExpert(Box::new(next.clone()), Some(etag.to_owned()))];
+    let replace = |etag: &str| vec![Edit::Expert(Op::Replace(Box::new(next.clone()), Some(etag.to_owned())))];
     catalog.apply(replace(&etag), "test", 0, false).await.unwrap();
     let stale = catalog.apply(replace(&etag), "test", 0, false).await.unwrap_err();
     assert!(matches!(&stale, ChangeError::Stale { actual, .. } if *actual != etag), "{stale}");
@@ -114,15 +116,20 @@ async fn a_stale_change_is_refused() {
 async fn an_expert_that_a_route_names_stays() {
     let catalog = open(&store());
     let added = vec![
-        Edit::CreateExpert(Box::new(constant("added"))),
-        Edit::CreateRoute(route("{id: mine, policy: {kind: static, order: [{expert: added}]}}")),
+        Edit::Expert(Op::Create(Box::new(constant("added")))),
+        Edit::Route(Op::Create(Box::new(route(
+            "{id: mine, policy: {kind: static, order: [{expert: added}]}}",
+        )))),
     ];
     catalog.apply(added, "test", 0, false).await.unwrap();
     let id = ExpertId::new("added").unwrap();
-    let refused =
-        catalog.apply(vec![Edit::DeleteExpert(id.clone(), None)], "test", 0, false).await.unwrap_err();
+    let refused = catalog
+        .apply(vec![Edit::Expert(Op::Delete(id.to_string(), None))], "test", 0, false)
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("route `mine`"), "{refused}");
-    let both = vec![Edit::DeleteRoute(ExpertId::new("mine").unwrap(), None), Edit::DeleteExpert(id, None)];
+    let both =
+        vec![Edit::Route(Op::Delete("mine".into(), None)), Edit::Expert(Op::Delete(id.to_string(), None))];
     catalog.apply(both, "test", 0, false).await.unwrap();
     assert_eq!(ids(&catalog.view()), ["filed"]);
 }
@@ -134,8 +141,12 @@ fn references_to_nothing_are_named() {
         route("{id: auto, policy: {kind: static, order: [{expert: fild}]}}"),
         route("{id: filed, policy: {kind: coe}, default: nobody}"),
     ];
-    let opened =
-        Catalog::open(Declared { experts: vec![constant("filed")], routes }, Vec::new(), registry, store());
+    let opened = Catalog::open(
+        Declared { experts: vec![constant("filed")], routes, ..Declared::default() },
+        Vec::new(),
+        registry,
+        store(),
+    );
     let error = opened.err().unwrap().to_string();
     for part in
         ["routes.auto", "did you mean `filed`?", "routes.filed.id", "routes.filed.default", "router.load"]
@@ -151,9 +162,11 @@ async fn a_registered_object_that_no_longer_fits_is_set_aside_and_the_start_goes
     let mut skilled = constant("skilled");
     skilled.skills = [("math".to_owned(), 0.5)].into();
     let edits = vec![
-        Edit::CreateExpert(Box::new(skilled)),
-        Edit::CreateRoute(route("{id: mine, policy: {kind: static, order: [{expert: skilled}]}}")),
-        Edit::CreateExpert(Box::new(constant("fine"))),
+        Edit::Expert(Op::Create(Box::new(skilled))),
+        Edit::Route(Op::Create(Box::new(route(
+            "{id: mine, policy: {kind: static, order: [{expert: skilled}]}}",
+        )))),
+        Edit::Expert(Op::Create(Box::new(constant("fine")))),
     ];
     catalog.apply(edits, "test", 0, false).await.unwrap();
     let registry = Registry::new(Client::new(&ClientConfig::default()).unwrap());
@@ -168,11 +181,15 @@ async fn a_registered_object_that_no_longer_fits_is_set_aside_and_the_start_goes
 #[tokio::test]
 async fn a_new_declaration_replaces_the_files_objects_and_keeps_the_registered_ones() {
     let catalog = open(&store());
-    let added = Edit::CreateExpert(Box::new(constant("added")));
+    let added = Edit::Expert(Op::Create(Box::new(constant("added"))));
     catalog.apply(vec![added], "test", 0, false).await.unwrap();
     catalog.apply(vec![Edit::Drain(ExpertId::new("added").unwrap(), true)], "test", 0, false).await.unwrap();
     let kept = catalog.view().experts.get("filed").cloned().unwrap();
-    let declared = Declared { experts: vec![constant("filed"), constant("second")], routes: vec![auto()] };
+    let declared = Declared {
+        experts: vec![constant("filed"), constant("second")],
+        routes: vec![auto()],
+        ..Declared::default()
+    };
     let view = catalog.redeclare(declared).await.unwrap();
     assert_eq!(ids(&view), ["added", "filed", "second"]);
     assert!(view.desired.drained.contains("added"));
@@ -183,7 +200,7 @@ async fn a_new_declaration_replaces_the_files_objects_and_keeps_the_registered_o
 #[tokio::test]
 async fn a_bad_declaration_changes_nothing() {
     let catalog = open(&store());
-    let refused = catalog.redeclare(Declared { experts: Vec::new(), routes: vec![auto()] }).await;
+    let refused = catalog.redeclare(Declared { routes: vec![auto()], ..Declared::default() }).await;
     assert!(matches!(refused, Err(ChangeError::Invalid(_))));
     assert_eq!((ids(&catalog.view()), catalog.view().revision), (vec!["filed"], 1));
 }

@@ -1,17 +1,20 @@
 //! The admin API's client, for the commands that change a running gateway.
 
+mod command;
 pub(super) mod experts;
+pub(super) mod keys;
+mod limits;
 mod show;
 mod spec;
+pub(super) mod teams;
 
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -45,14 +48,11 @@ pub(super) struct ServerArgs {
     json: bool,
 }
 
-/// A client for plain HTTP.
-pub(super) type Http = Client<HttpConnector, Full<Bytes>>;
-
 /// A connection to the admin API.
 struct AdminClient {
     base: String,
     token: String,
-    http: Http,
+    http: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// What is asked of the admin API.
@@ -103,7 +103,7 @@ impl AdminClient {
                     .into(),
             )
         })?;
-        Ok(Self { base, token, http: http() })
+        Ok(Self { base, token, http: Client::builder(TokioExecutor::new()).build_http() })
     }
 
     /// Asks, and reads the answer; null for an empty one.
@@ -126,26 +126,16 @@ impl AdminClient {
                     self.base
                 )
             })?;
-            read(response).await
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+            let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?.to_bytes();
+            anyhow::Ok((status, body))
         };
         let (status, body) = tokio::time::timeout(PATIENCE, exchange)
             .await
             .with_context(|| format!("{} gave no answer within {} s", self.base, PATIENCE.as_secs()))??;
         answer(status, &body)
     }
-}
-
-/// A client with nothing set.
-pub(super) fn http() -> Http {
-    Client::builder(TokioExecutor::new()).build_http()
-}
-
-/// Reads an answer whole.
-pub(super) async fn read(response: Response<Incoming>) -> anyhow::Result<(StatusCode, Bytes)> {
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?.to_bytes();
-    Ok((status, body))
 }
 
 fn answer(status: StatusCode, body: &[u8]) -> Result<Value, Failure> {

@@ -3,11 +3,14 @@
 //! Each file in `doctor/` looks at one thing in two steps: facts are gathered, and a pure function judges them.
 //! Nothing is changed by looking: no folder is made, no store written, no model asked for an answer.
 
+mod access;
+mod certificates;
 mod configuration;
 mod experts;
 mod gateway;
 mod listeners;
 mod machine;
+mod plane;
 mod report;
 mod router;
 mod routes;
@@ -120,7 +123,8 @@ fn examine(args: &Args, loaded: Loaded, machine: &Machine) -> Result<(Vec<Check>
     };
     let file = args.config.config.as_deref();
     let problems = crate::catalog::check_file(&config, categories.as_deref());
-    let sources: Vec<Source> = files.iter().map(|path| Source::of(path)).collect();
+    let keys = configuration::private_keys(&config);
+    let sources: Vec<Source> = files.iter().chain(&keys).map(|path| Source::of(path)).collect();
     let text = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
     let literals = crate::config::literal_secrets(&text);
     checks.extend(configuration::checks(file, &config, &problems, &sources, &literals));
@@ -128,13 +132,16 @@ fn examine(args: &Args, loaded: Loaded, machine: &Machine) -> Result<(Vec<Check>
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     show_progress("asking the running gateway and the experts");
     runtime.block_on(async {
-        let running = listening(args, &config, &mut checks).await;
-        checks.extend(store::Store::at(&config.store.path).checks(&config.store.path, running.is_some()));
+        let running = listening(args, &config, machine.now, &mut checks).await;
+        let store = store::Store::at(&config.store.path);
+        checks.extend(store.checks(&config.store.path, running.is_some()));
+        let stored_keys = running.as_ref().and_then(|running| running.has_keys).or(store.has_keys());
+        checks.push(access::callers(&config, stored_keys));
         match &running {
             Some(running) => checks.extend(running.checks(&in_file)),
             None => checks.push(gateway::none_at(admin(&config))),
         }
-        let found = call_experts(args, &config, machine.now).await;
+        let found = outside(args, &config, machine.now, &mut checks).await;
         let dead = experts::dead(&config.experts, &found);
         let categories = categories.unwrap_or_default();
         checks.extend(routes::checks(&config, &categories, &dead));
@@ -143,47 +150,61 @@ fn examine(args: &Args, loaded: Loaded, machine: &Machine) -> Result<(Vec<Check>
     Ok((checks, problems.is_empty()))
 }
 
-fn admin(config: &Config) -> Listener {
-    Listener { setting: "admin.listen", address: config.admin.listen }
+fn data(config: &Config) -> Listener<'_> {
+    Listener { setting: "data.listen", address: config.data.listen, tls: config.data.tls.as_ref() }
 }
 
-/// Checks both listeners, and gives the gateway that has them already, if one has.
-async fn listening(args: &Args, config: &Config, checks: &mut Vec<Check>) -> Option<Running> {
-    let (data, admin) = (Listener { setting: "data.listen", address: config.data.listen }, admin(config));
-    let http = super::admin_client::http();
+fn admin(config: &Config) -> Listener<'_> {
+    Listener { setting: "admin.listen", address: config.admin.listen, tls: config.admin.tls.as_ref() }
+}
+
+/// Checks both listeners, and gives the gateway that has them already, if one has and answers.
+async fn listening(args: &Args, config: &Config, now: u64, checks: &mut Vec<Check>) -> Option<Running> {
+    let (data, admin) = (data(config), admin(config));
     let configured = config.admin.token.as_ref().map(::experts::Secret::expose);
     let token = configured.or(args.token.as_deref()).filter(|t| !t.is_empty());
     let (mut data_place, mut admin_place) =
         (listeners::try_out(data.address), listeners::try_out(admin.address));
     let mut running = None;
-    if admin_place == Place::Taken {
-        running = gateway::ask(&http, admin.url(), token, args.timeout).await;
+    if admin_place == Place::Taken
+        && let Some(plane) = admin.plane()
+    {
+        running = gateway::ask(&plane, token, args.timeout).await;
         if let Some(running) = &running {
             admin_place = Place::Served(running.describe());
+        } else if plane.has_the_key(args.timeout).await {
+            admin_place = Place::Served("a guildhall that wants a client's certificate".to_owned());
         }
     }
-    if data_place == Place::Taken && gateway::is_data_plane(&http, &data.url(), args.timeout).await {
+    if data_place == Place::Taken
+        && let Some(plane) = data.plane()
+        && (plane.has_the_key(args.timeout).await || gateway::is_data_plane(&plane, args.timeout).await)
+    {
         let who = running.as_ref().map_or_else(|| "a guildhall".to_owned(), Running::describe);
         data_place = Place::Served(who);
     }
     checks.extend([data.check(&data_place), admin.check(&admin_place)]);
-    checks.extend(listeners::exposure(admin.address));
+    let tls = [("data.tls", data.tls), ("admin.tls", admin.tls)];
+    checks.extend(tls.into_iter().filter_map(|(name, tls)| Some(certificates::listener(name, tls?, now))));
+    checks.extend(listeners::exposure(admin));
     running
 }
 
-async fn call_experts(args: &Args, config: &Config, now: u64) -> Vec<Check> {
-    if args.offline {
-        return experts::offline(&config.experts);
-    }
-    match ::experts::Client::new(&config.upstream) {
-        Ok(client) => experts::checks(&config.experts, &client, args.timeout, now).await,
+/// Asks the issuers of tokens and the experts. The experts' checks are the result.
+async fn outside(args: &Args, config: &Config, now: u64, checks: &mut Vec<Check>) -> Vec<Check> {
+    let client = match ::experts::Client::new(&config.upstream) {
+        Ok(client) => client,
         Err(error) => {
-            vec![report::Section::Experts.error(
-                "client",
-                &format!("upstream.{error}"),
-                "correct the section upstream",
-            )]
+            let (error, otherwise) = (format!("upstream.{error}"), "correct the section upstream");
+            return vec![report::Section::Experts.error("client", &error, otherwise)];
         }
+    };
+    let issuers = &config.auth.jwt;
+    checks.extend(access::issuers(issuers, &client, args.offline, args.timeout).await);
+    if args.offline {
+        experts::offline(&config.experts, &client, now)
+    } else {
+        experts::checks(&config.experts, &client, args.timeout, now).await
     }
 }
 

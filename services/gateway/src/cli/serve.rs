@@ -57,9 +57,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Says what was started, where, and how to try it. Only here is a new admin token ever shown.
 fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure> {
     let (data, admin) = listeners.addresses()?;
+    let scheme = |tls: &Option<_>| if tls.is_some() { "https" } else { "http" };
+    let data = format!("{}://{data}", scheme(&app.tls.data));
+    let admin = format!("{}://{admin}", scheme(&app.tls.admin));
     say(format!("guildhall {} is listening", env!("CARGO_PKG_VERSION")))?;
-    say(format!("  chat    http://{data}/v1"))?;
-    say(format!("  admin   http://{admin}/admin/v1"))?;
+    say(format!("  chat    {data}/v1"))?;
+    say(format!("  admin   {admin}/admin/v1"))?;
     if let Some(token) = &app.new_token {
         say(format!("  admin token, shown this once: {}", token.expose()))?;
     }
@@ -76,7 +79,7 @@ fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure>
     let label = if demo { " (built-in demo experts; `guildhall init` finds real ones)" } else { "" };
     say(format!("  experts {}{label}", experts.join(", ")))?;
     say(format!(
-        "try it:\n  curl -i http://{data}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+        "try it:\n  curl -i {data}/v1/chat/completions -H 'content-type: application/json' \\\n    \
          -d '{{\"model\":\"auto\",\"messages\":[{{\"role\":\"user\",\"content\":\"Write a function that reverses a list\"}}]}}'"
     ))
 }

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::TlsConfig;
 use crate::problem::Problem;
 
 /// The listener for chat traffic and what it accepts.
@@ -12,6 +13,9 @@ pub struct DataConfig {
     /// Address and port. Port 0 picks a free one.
     #[schema(value_type = String)]
     pub listen: SocketAddr,
+    /// TLS, with or without certificates of clients. Without it the listener speaks plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
     /// Allows an address that other machines can reach although no API key protects it. Leave it off
     /// unless a proxy in front checks who may call.
     pub open_to_network: bool,
@@ -31,6 +35,7 @@ impl Default for DataConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: None,
             open_to_network: false,
             max_body_bytes: 16 << 20,
             max_header_bytes: 32 << 10,
@@ -44,6 +49,7 @@ impl Default for DataConfig {
 impl DataConfig {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
+        problems.extend(self.tls.iter().flat_map(TlsConfig::problems).map(|p| p.below("tls")));
         if !self.listen.ip().is_loopback() && !self.open_to_network {
             problems.push(Problem::at(
                 "listen",

@@ -182,7 +182,8 @@ impl References<'_> {
 }
 
 fn is_secret(path: &str) -> bool {
-    path == "admin.token" || path.ends_with(".api_key")
+    let header = path.starts_with("telemetry.traces.headers.");
+    header || matches!(path.rsplit('.').next(), Some("api_key" | "token"))
 }
 
 /// A secret given as `file:PATH` is the file's first line.

@@ -1,7 +1,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Logs and the decision log.
+use super::TracesConfig;
+
+/// Logs, the decision log and traces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
@@ -13,6 +15,9 @@ pub struct TelemetryConfig {
     pub access_log: AccessTarget,
     /// How many recent decisions the admin API can show. Prompts are never kept.
     pub decisions: usize,
+    /// Traces of requests. Without it, none are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesConfig>,
 }
 
 /// The form of a log line.
@@ -46,6 +51,7 @@ impl Default for TelemetryConfig {
             format: LogFormat::Text,
             access_log: AccessTarget::default(),
             decisions: 1_000,
+            traces: None,
         }
     }
 }

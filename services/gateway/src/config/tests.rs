@@ -86,6 +86,70 @@ routes:
 }
 
 #[test]
+fn tls_is_off_by_default_and_its_keys_must_fit_together() {
+    let config =
+        parse("data: {tls: {cert_file: a.pem, key_file: b.pem, min_version: tls1.3}}", &env).unwrap();
+    assert_eq!(config.data.tls.map(|t| t.min_version), Some(TlsVersion::V1_3));
+    assert_eq!(config.admin.tls, None);
+    let text = problems("admin: {tls: {cert_file: '', key_file: b.pem, client_auth: optional}}");
+    assert!(text.contains("admin.tls.cert_file: ") && text.contains("admin.tls.client_auth: "), "{text}");
+    let text = problems("data: {tls: {cert_file: a.pem}}");
+    assert!(text.starts_with("data.tls.key_file: missing field"), "{text}");
+}
+
+#[test]
+fn an_issuer_of_tokens_needs_an_audience_and_keys_that_can_be_trusted() {
+    let text = problems(
+        "auth:
+  jwt:
+    - {issuer: 'https://a.example', audience: []}
+    - {issuer: a.example, audience: [chat]}
+    - {issuer: a.example, audience: [chat], jwks_url: 'http://a.example/keys'}
+    - {issuer: a.example, audience: [chat], jwks_file: keys.json, teams: {a: b}, algorithms: []}
+",
+    );
+    for place in ["[0].audience", "[1].issuer", "[2].jwks_url", "[3].teams", "[3].algorithms"] {
+        assert!(text.contains(&format!("auth.jwt{place}: ")), "{place} is missing in:\n{text}");
+    }
+    for weak in ["none", "HS256"] {
+        let text = problems(&format!(
+            "auth: {{jwt: [{{issuer: 'https://a.example', audience: [chat], algorithms: [{weak}]}}]}}"
+        ));
+        assert!(text.starts_with("auth.jwt[0].algorithms[0]: unknown variant"), "{text}");
+    }
+}
+
+#[test]
+fn traces_are_off_by_default_and_their_headers_are_secrets() {
+    assert_eq!(parse("", &env).unwrap().telemetry.traces, None);
+    let config = parse("telemetry: {traces: {headers: {x-key: '${KEY}'}}}", &env).unwrap();
+    assert!(!format!("{config:?}").contains("sk-secret"));
+    let traces = config.telemetry.traces.unwrap();
+    assert_eq!(traces.headers["x-key"].expose(), "sk-secret-of-the-test");
+    assert!(traces.sample_ratio < 0.02 && !traces.capture_content);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "from-a-file\n").unwrap();
+    let text = format!("telemetry: {{traces: {{headers: {{x-key: 'file:{}'}}}}}}", file.display());
+    let traces = parse(&text, &env).unwrap().telemetry.traces.unwrap();
+    assert_eq!(traces.headers["x-key"].expose(), "from-a-file");
+    let text = problems(
+        "telemetry:
+  traces:
+    endpoint: collector:4318
+    headers: {'a b': c}
+    sample_ratio: 1.5
+    capture_content: true
+    semconv: v1.36
+    queue_requests: 0
+",
+    );
+    for key in ["endpoint", "headers.a b", "sample_ratio", "capture_content", "queue_requests"] {
+        assert!(text.contains(&format!("telemetry.traces.{key}: ")), "{key} is missing in:\n{text}");
+    }
+}
+
+#[test]
 fn norway_is_a_name() {
     let config = parse("experts: [{id: no, backend: {kind: constant, text: hi}}]", &env).unwrap();
     assert_eq!(config.experts[0].id.as_str(), "no");
@@ -107,4 +171,40 @@ experts:
 ";
     assert_eq!(literal_secrets(text), ["admin.token", "experts[2].backend.api_key"]);
     assert!(literal_secrets("a: [").is_empty());
+}
+
+#[test]
+fn admin_tokens_have_names_roles_and_are_told_apart() {
+    let config = parse(
+        "admin:\n  tokens:\n    - {name: board, role: viewer, token: '${KEY}'}\n    - {name: night.shift@x, role: operator, token: a-second-long-token}\n",
+        &env,
+    );
+    let config = config.unwrap();
+    assert_eq!(config.admin.tokens[1].role, Role::Operator);
+    assert!(!serde_json::to_string(&config).unwrap().contains("second-long"));
+    let text = problems(
+        "admin:
+  token: a-token-long-enough
+  tokens:
+    - {name: admin, role: viewer, token: a-token-long-enough}
+    - {name: a b, role: viewer, token: short}
+    - {name: twice, role: viewer, token: another-token-1234}
+    - {name: twice, role: admin, token: another-token-1234}
+",
+    );
+    for place in [
+        "tokens[0].name",
+        "tokens[0].token",
+        "tokens[1].name",
+        "tokens[1].token",
+        "tokens[3].name",
+        "tokens[3].token",
+    ] {
+        assert!(text.contains(&format!("admin.{place}: ")), "{place} is missing in:\n{text}");
+    }
+    assert!(!text.contains("another-token"), "{text}");
+    assert!(
+        problems("admin: {tokens: [{name: x, role: viewr, token: 0123456789abcdef}]}")
+            .contains("did you mean `viewer`?")
+    );
 }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use encoder::{EncodeError, Encoder};
 use experts::Operation;
 use http::{HeaderValue, header};
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, ErrorKind};
@@ -80,20 +79,15 @@ pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Reque
     let Some(encoder) = pipeline.encoder.clone() else {
         return pipeline.answer(Operation::Embeddings, parts, body).await;
     };
-    // The body says whose model is meant, and is read again by whoever answers.
-    let limit = pipeline.limits.max_body_bytes;
-    let Ok(collected) = http_body_util::Limited::new(body, limit).collect().await else {
-        let message = format!("the body is longer than {limit} bytes, or broke off");
-        return ApiError::new(ErrorKind::BodyTooLarge, message).into_response();
+    let own = |body: &bytes::Bytes| {
+        let head = serde_json::from_slice::<Head>(body);
+        let own = head.ok().and_then(|h| h.model).is_some_and(|m| m == encoder.bundle().model_id);
+        own.then(|| {
+            let body = body.clone();
+            async move { embed(&encoder, &body).await }
+        })
     };
-    let collected = collected.to_bytes();
-    let head = serde_json::from_slice::<Head>(&collected);
-    let own = head.ok().and_then(|h| h.model).is_some_and(|m| m == encoder.bundle().model_id);
-    if !own {
-        return pipeline.answer(Operation::Embeddings, parts, Body::from(collected)).await;
-    }
-    let work = |body: bytes::Bytes| async move { embed(&encoder, &body).await };
-    pipeline.answer_locally(Operation::Embeddings, parts, Body::from(collected), work).await
+    pipeline.answer_or(Operation::Embeddings, parts, body, own).await
 }
 
 async fn embed(encoder: &Encoder, body: &[u8]) -> Result<Response<Body>, ApiError> {

@@ -1,9 +1,9 @@
 //! A listener that serves until it is told to stop, and then lets open requests finish.
 
-use std::io;
-use std::time::Duration;
-
 use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::inline::Inline;
+use super::tls::{PeerIdentity, Tls};
 
 /// How a listener treats its connections.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +30,13 @@ pub struct ServerConfig {
 }
 
 /// Accepts connections until `stop`; then accepts no more, lets each connection finish the request it is
-/// in, and returns when all are done or `drain` has passed.
+/// in, and returns when all are done or `drain` has passed. With `tls`, connections are secured first; a
+/// handshake that is not done at the stop is given up.
 ///
 /// The result says whether every request was finished.
 pub async fn serve<S>(
     listener: TcpListener,
+    tls: Option<Tls>,
     service: S,
     config: ServerConfig,
     stop: CancellationToken,
@@ -65,17 +68,53 @@ where
             },
         };
         prepare(&socket);
-        let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
-        let connection = graceful.watch(connection);
-        // Tracked by `graceful`, which is awaited below.
+        let Some(tls) = &tls else {
+            let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+            let connection = graceful.watch(connection);
+            // Tracked by `graceful`, which is awaited below.
+            tokio::spawn(Inline::new(async move { log_end(connection.await) }));
+            continue;
+        };
+        let (tls, builder, service) = (tls.clone(), builder.clone(), service.clone());
+        // Tracked by `watcher`, which `graceful` waits for, from before the handshake on.
+        let (watcher, stop) = (graceful.watcher(), stop.clone());
         tokio::spawn(Inline::new(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended with an error");
-            }
+            let Some(Some((stream, peer))) = stop.run_until_cancelled(tls.accept(socket)).await else {
+                return;
+            };
+            let service = Identified { service, peer: peer.map(Arc::new) };
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            log_end(watcher.watch(connection).await);
         }));
     }
     drop(listener);
     tokio::time::timeout(config.drain, graceful.shutdown()).await.is_ok()
+}
+
+fn log_end(end: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = end {
+        tracing::debug!(%error, "a connection ended with an error");
+    }
+}
+
+/// A service whose requests carry who the connection's client is.
+#[derive(Clone)]
+struct Identified<S> {
+    service: S,
+    peer: Option<Arc<PeerIdentity>>,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Identified<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> S::Future {
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        self.service.call(request)
+    }
 }
 
 /// A stream's first chunk must not wait for the client's delayed acknowledgement of the head.

@@ -10,7 +10,7 @@ use experts::{Expert, ReplyBody, Usage};
 use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::admit::Place;
+use super::admit::Hold;
 use super::{Pipeline, micros};
 use crate::decision::{Decision, End, Outcome};
 use crate::metrics::{Name, OfExpert, OfRoute};
@@ -28,7 +28,7 @@ pub(super) struct Accounted {
     /// Takes the time between pieces, when they are a stream's.
     gaps: Option<Histogram>,
     ended: bool,
-    _place: Place,
+    hold: Hold,
 }
 
 /// Where the body's bytes come from.
@@ -46,13 +46,13 @@ impl Accounted {
         expert: Arc<Expert>,
         arrival: Instant,
         body: Source,
-        place: Place,
+        hold: Hold,
     ) -> Self {
         let gaps = decision.stream.then(|| {
             let of = OfExpert { expert: Name(expert.id().clone()) };
             pipeline.metrics.inter_token.get_or_create(&of).clone()
         });
-        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, _place: place }
+        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, hold }
     }
 
     /// Notes that a piece is passed on.
@@ -84,9 +84,20 @@ impl Accounted {
             Source::Reply(body) => body.usage(),
             Source::Whole(_) => None,
         };
-        if let Some(usage) = usage {
-            self.pipeline.count_tokens(&self.expert, usage);
+        let cost = usage.map(|usage| self.expert.spec().cost.of(usage));
+        if let (Some(usage), Some(cost)) = (usage, cost) {
+            self.pipeline.count_tokens(&self.expert, usage, cost);
         }
+        let failed = matches!(&self.body, Source::Whole(_));
+        self.hold.settle(match usage {
+            Some(usage) => Some(admission::Usage {
+                input_tokens: usage.prompt_tokens,
+                output_tokens: usage.completion_tokens,
+                cost: admission::Usd::from_dollars(cost.unwrap_or_default()).unwrap_or_default(),
+            }),
+            // An error of the expert's used nothing; an answer that was not counted stays as estimated.
+            None => failed.then(admission::Usage::default),
+        });
         let first = self.passed.map(|(first, _)| micros(first.saturating_duration_since(self.arrival)));
         let outcome = Outcome {
             duration_us: micros(self.arrival.elapsed()),
@@ -94,18 +105,17 @@ impl Accounted {
             end,
             prompt_tokens: usage.map(|u| u.prompt_tokens),
             completion_tokens: usage.map(|u| u.completion_tokens),
-            cost_usd: usage.map(|u| self.expert.spec().cost.of(u)),
+            cost_usd: cost,
         };
         self.pipeline.finish(&self.decision, outcome);
     }
 }
 
 impl Pipeline {
-    fn count_tokens(&self, expert: &Expert, usage: Usage) {
+    fn count_tokens(&self, expert: &Expert, usage: Usage, cost: f64) {
         let of = OfExpert { expert: Name(expert.id().clone()) };
         self.metrics.prompt_tokens.get_or_create(&of).inc_by(usage.prompt_tokens);
         self.metrics.completion_tokens.get_or_create(&of).inc_by(usage.completion_tokens);
-        let cost = expert.spec().cost.of(usage);
         if cost > 0.0 {
             self.metrics.cost.get_or_create(&of).inc_by(cost);
         }

@@ -4,11 +4,13 @@
 //! another expert may not share: a connection that fails, a time-out, an answer of 408, 429 or 5xx.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use experts::{Call, CallError, CallErrorKind, Expert, Reply};
+use admission::{Outcome, Permit, Sample};
+use experts::{Call, CallError, CallErrorKind, Expert, Reply, Try};
 use routing::{Availability, Obstacle, Plan};
+use tokio::time::Instant;
 
+use super::admit::{Hold, no_place};
 use super::decode::Decoded;
 use super::route::{Target, Trace, candidates, session_key};
 use super::{Context, Pipeline, micros};
@@ -29,6 +31,7 @@ impl Pipeline {
     /// # Errors
     /// 400 when no expert can do what the request needs, 503 when none takes requests, 502 or 504 when those
     /// that were tried failed.
+    #[expect(clippy::too_many_arguments, reason = "a phase's signature says all that it may touch")]
     pub(super) async fn call(
         &self,
         view: &View,
@@ -37,25 +40,33 @@ impl Pipeline {
         request: &Decoded,
         context: &Context,
         trace: &mut Trace,
+        hold: &mut Hold,
     ) -> Result<Answer, ApiError> {
         let plan = planned.as_deref().map(|p| &p.plan);
-        let mut order = candidates(target, plan);
+        let caller = trace.caller.as_deref();
+        let mut order = candidates(target, plan, caller);
+        if order.is_empty() && caller.is_some_and(|key| !key.may_use_all_experts()) {
+            let message = "none of the experts that this request would go to may answer this API key";
+            return Err(ApiError::new(ErrorKind::Forbidden, message));
+        }
         order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
         if order.is_empty() {
             return Err(nobody(view, target, plan, request, trace));
         }
-        let route_timeout = match target {
-            Target::Route(route) => route.spec.timeout_ms,
-            Target::Expert(_) => None,
-        };
-        let route_deadline = route_timeout.map(|ms| context.arrival + Duration::from_millis(ms));
-        let deadline = [context.deadline, route_deadline].into_iter().flatten().min();
         let last = order.len() - 1;
         let mut failure = None;
         for (at, candidate) in order.iter().enumerate() {
             let Some(expert) = view.experts.get(candidate.expert.as_str()) else { continue };
+            let place = match self.expert_place(view, expert, trace).await {
+                Ok(place) => place,
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            };
+            // Nothing is sent whose answer would come too late.
             let started = Instant::now();
-            if deadline.is_some_and(|d| d <= started) {
+            if trace.deadline.is_some_and(|d| d <= started) {
                 failure = Some(ApiError::new(
                     ErrorKind::DeadlineExceeded,
                     "the request's time was up before an expert answered",
@@ -71,18 +82,29 @@ impl Pipeline {
                     stream_options: request.stream_options.clone(),
                     headers: &context.headers,
                     request_id: &context.request_id,
-                    deadline: deadline.map(Into::into),
+                    deadline: trace.deadline,
+                    timeouts: target.timeouts(),
+                    affinity: Some(request.conversation).filter(|digest| *digest != 0),
+                    seed: context.id.0,
                 })
                 .await;
             let duration = started.elapsed();
             trace.waited += duration;
-            let mut attempt = Attempt { duration_us: micros(duration), ..Attempt::new(expert.id().clone()) };
             match result {
                 Ok(reply) => {
-                    attempt.status = Some(reply.status.as_u16());
-                    trace.attempts.push(attempt);
-                    if at < last && reply.is_retryable() {
-                        self.count_failure(expert);
+                    self.note(expert, reply.tries.iter(), started.into(), context, trace);
+                    if reply.tries.is_empty() {
+                        let mut attempt = Attempt::new(expert.id().clone());
+                        attempt.status = Some(reply.status.as_u16());
+                        attempt.started_us = micros(started.into_std().duration_since(context.arrival));
+                        attempt.duration_us = micros(duration);
+                        trace.attempts.push(attempt);
+                    }
+                    let busy = reply.is_retryable();
+                    if let Some(permit) = place {
+                        hold.put(permit, duration, busy);
+                    }
+                    if at < last && busy {
                         continue;
                     }
                     trace.expert = Some(expert.id().clone());
@@ -92,14 +114,22 @@ impl Pipeline {
                     }
                     trace.path = Some(if candidate.fallback { Path::Fallback } else { path_of(expert) });
                     if request.needs.tools {
-                        self.sessions.hold(session_key(request, context), expert.id());
+                        self.sessions.hold(session_key(request, context, trace), expert.id());
                     }
                     return Ok(Answer { expert: expert.clone(), reply });
                 }
                 Err(error) => {
-                    attempt.error = Some(error.message().to_owned());
-                    trace.attempts.push(attempt);
-                    self.count_failure(expert);
+                    self.note(expert, error.tries(), started.into(), context, trace);
+                    if error.tries().next().is_none() {
+                        let mut attempt = Attempt::new(expert.id().clone());
+                        attempt.error = Some(error.message().to_owned().into());
+                        attempt.started_us = micros(started.into_std().duration_since(context.arrival));
+                        attempt.duration_us = micros(duration);
+                        trace.attempts.push(attempt);
+                    }
+                    if let Some(permit) = place {
+                        permit.release(Sample { latency: duration, outcome: Outcome::Overload });
+                    }
                     let retryable = error.is_retryable();
                     failure = Some(explain(expert, &error));
                     if !retryable {
@@ -116,8 +146,60 @@ impl Pipeline {
         }))
     }
 
-    fn count_failure(&self, expert: &Expert) {
-        self.metrics.failed_attempts.get_or_create(&OfExpert { expert: Name(expert.id().clone()) }).inc();
+    /// A place among the requests that an expert may have in progress; `None` when it has no limit.
+    async fn expert_place(
+        &self,
+        view: &View,
+        expert: &Expert,
+        trace: &mut Trace,
+    ) -> Result<Option<Permit>, ApiError> {
+        let Some(gate) = view.expert_gates.get(expert.id()) else { return Ok(None) };
+        match self.place_at(gate, trace.ticket()).await {
+            Ok(permit) => {
+                trace.queue += permit.waited();
+                Ok(Some(permit))
+            }
+            Err(rejected) => {
+                let mut attempt = Attempt::new(expert.id().clone());
+                attempt.error = Some(rejected.reason.name().into());
+                trace.attempts.push(attempt);
+                Err(no_place(&format!("expert `{}`", expert.id()), rejected))
+            }
+        }
+    }
+
+    /// Takes the tries of a call into the record and counts them.
+    fn note<'a>(
+        &self,
+        expert: &Expert,
+        tries: impl Iterator<Item = &'a Try>,
+        started: std::time::Instant,
+        context: &Context,
+        trace: &mut Trace,
+    ) {
+        let offset = started.duration_since(context.arrival);
+        let of = || OfExpert { expert: Name(expert.id().clone()) };
+        for (n, one) in tries.enumerate() {
+            let attempt = Attempt {
+                expert: expert.id().clone(),
+                endpoint: Some(one.endpoint.clone()),
+                status: one.status,
+                error: one.error.map(Into::into),
+                started_us: micros(offset + one.started),
+                duration_us: micros(one.duration),
+                hedge: one.hedge,
+                backoff_us: micros(one.backoff),
+            };
+            if attempt.failed() {
+                self.metrics.failed_attempts.get_or_create(&of()).inc();
+            }
+            if one.hedge {
+                self.metrics.hedges.get_or_create(&of()).inc();
+            } else if n > 0 {
+                self.metrics.retries.get_or_create(&of()).inc();
+            }
+            trace.attempts.push(attempt);
+        }
     }
 }
 
@@ -138,8 +220,10 @@ fn may_answer(view: &View, target: &Target, fallback: bool, expert: &str, reques
     if !named && !fallback {
         return true;
     }
-    let Some(facts) = view.experts.fleet().get(expert) else { return false };
-    let open = facts.availability == Availability::Ready || request.in_tool_loop;
+    let fleet = view.experts.fleet();
+    let Some(facts) = fleet.get(expert) else { return false };
+    // One whose endpoints fail is asked where there is nobody else: it may work again.
+    let open = facts.availability != Availability::Draining || request.in_tool_loop;
     open && (named || request.needs.unmet_by(facts).is_none())
 }
 
@@ -197,6 +281,10 @@ fn explain(expert: &Expert, error: &CallError) -> ApiError {
         _ => ErrorKind::UpstreamFailed,
     };
     let mut answer = ApiError::new(kind, format!("the expert `{}` {}", expert.id(), error.message()));
+    if kind == ErrorKind::NoHealthyBackend {
+        let wait = error.retry_after().map_or(1, |wait| wait.as_secs() + 1);
+        answer.retry_after = Some(u32::try_from(wait).unwrap_or(u32::MAX));
+    }
     answer.internal = error.detail().map(|d| format!("expert {}: {d}", expert.id()));
     answer
 }

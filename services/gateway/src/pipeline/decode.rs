@@ -23,7 +23,7 @@ const SHORT_TURN: usize = 24;
 
 /// Tokens per byte of text, for the estimate of the context that a request needs. English text has about
 /// four bytes a token; a wrong guess only decides whether an expert is tried, never whether it answers.
-const BYTES_PER_TOKEN: usize = 4;
+pub(super) const BYTES_PER_TOKEN: usize = 4;
 
 /// A request body, read as far as the gateway needs.
 #[derive(Debug)]
@@ -44,6 +44,10 @@ pub struct Decoded {
     pub stream: bool,
     /// What the client said about `stream_options`.
     pub stream_options: StreamOptions,
+    /// Tokens of the prompt, estimated from its length.
+    pub prompt_tokens: u64,
+    /// The most tokens that the answer may have, where the request says so.
+    pub answer_tokens: Option<u64>,
     /// Whether the last message is the result of a tool call.
     pub in_tool_loop: bool,
     /// A digest of the conversation's first messages, which stays the same through a session; 0 where no
@@ -78,6 +82,8 @@ pub fn decode(operation: Operation, body: Bytes, max_depth: usize) -> Result<Dec
             Some((raw, asked)) => StreamOptions { span: Some(span(text, raw)), include_usage: asked },
             None => StreamOptions { span: None, include_usage: None },
         },
+        prompt_tokens: reading.prompt_tokens,
+        answer_tokens: reading.answer_tokens,
         in_tool_loop: reading.in_tool_loop,
         conversation: reading.conversation,
         body: Bytes::new(),
@@ -241,6 +247,8 @@ struct Reading<'a> {
     needs: Needs,
     stream: bool,
     stream_options: Option<(&'a RawValue, Option<bool>)>,
+    prompt_tokens: u64,
+    answer_tokens: Option<u64>,
     in_tool_loop: bool,
     conversation: u64,
 }
@@ -280,7 +288,8 @@ impl<'a> Fields<'a> {
         };
         let offers_tools = [&self.tools, &self.functions].into_iter().flatten().any(|c| c.0 > 0);
         let mut text = String::new();
-        let (mut images, mut in_tool_loop, mut conversation, mut bytes) = (false, false, 0, 0);
+        let (mut images, mut in_tool_loop, mut conversation) = (false, false, 0);
+        let bytes;
         match operation {
             Operation::ChatCompletions => {
                 let messages = self.messages.as_deref().unwrap_or_default();
@@ -302,21 +311,36 @@ impl<'a> Fields<'a> {
                 prompt.append_to(&mut text);
             }
             Operation::Embeddings => {
-                if self.input.is_none_or(|raw| raw.get() == "null") {
-                    return Err(invalid("input", "`input` is required"));
-                }
+                let input = self.input.filter(|raw| raw.get() != "null");
+                bytes = input.ok_or_else(|| invalid("input", "`input` is required"))?.get().len();
             }
         }
         let stream = self.stream.unwrap_or(false);
-        let answer = self.max_completion_tokens.or(self.max_tokens).unwrap_or(0);
+        let prompt_tokens = (bytes / BYTES_PER_TOKEN) as u64;
+        let answer_tokens = match operation {
+            Operation::Embeddings => Some(0),
+            _ => self.max_completion_tokens.or(self.max_tokens),
+        };
         let needs = Needs {
             tools: offers_tools,
             vision: images,
             json_schema: self.response_format.and_then(|f| f.r#type).is_some_and(|t| t != "text"),
             streaming: stream,
-            context_tokens: u32::try_from((bytes / BYTES_PER_TOKEN) as u64 + answer).unwrap_or(u32::MAX),
+            context_tokens: u32::try_from(prompt_tokens.saturating_add(answer_tokens.unwrap_or(0)))
+                .unwrap_or(u32::MAX),
         };
-        Ok(Reading { model, model_span, text, needs, stream, stream_options, in_tool_loop, conversation })
+        Ok(Reading {
+            model,
+            model_span,
+            text,
+            needs,
+            stream,
+            stream_options,
+            prompt_tokens,
+            answer_tokens,
+            in_tool_loop,
+            conversation,
+        })
     }
 }
 

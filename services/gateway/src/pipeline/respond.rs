@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::BodyExt;
 
 use super::account::{Accounted, Source};
-use super::admit::Place;
+use super::admit::Hold;
 use super::call::Answer;
 use super::decode::Decoded;
 use super::route::Trace;
@@ -33,6 +33,16 @@ const BASIS: HeaderName = HeaderName::from_static("x-guildhall-basis");
 const CANDIDATES: HeaderName = HeaderName::from_static("x-guildhall-candidates");
 const CATEGORIES: HeaderName = HeaderName::from_static("x-guildhall-categories");
 const ROUTER: HeaderName = HeaderName::from_static("x-guildhall-router");
+const LIMITS_REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const LIMITS_TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 impl Pipeline {
@@ -43,13 +53,13 @@ impl Pipeline {
         request: Decoded,
         mut trace: Trace,
         answer: Answer,
-        place: Place,
+        hold: Hold,
     ) -> Response<Body> {
         let Answer { expert, reply } = answer;
         let status = reply.status;
         let mut decision = trace.decision(context);
         decision.status = status.as_u16();
-        decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited));
+        decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited + trace.queue));
         let decision = Arc::new(decision);
         let error = status.is_client_error() || status.is_server_error();
         let (mut headers, mut body) = (reply.headers, Source::Reply(reply.body));
@@ -61,7 +71,7 @@ impl Pipeline {
             headers.remove(header::CONTENT_LENGTH);
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let body = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, place);
+        let body = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold);
         let mut response = Response::new(Body::new(body));
         *response.headers_mut() = headers;
         *response.status_mut() = status;
@@ -132,7 +142,16 @@ pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Tr
         push_millis(&mut text, micros);
     }
     headers.insert(TIMING, value(text));
-    if context.header("x-guildhall-debug") == Some("true") {
+    let quotas = [(&trace.headroom.requests, LIMITS_REQUESTS), (&trace.headroom.tokens, LIMITS_TOKENS)];
+    for (quota, [limit, remaining, reset]) in quotas {
+        if let Some(quota) = quota {
+            headers.insert(limit, HeaderValue::from(quota.limit));
+            headers.insert(remaining, HeaderValue::from(quota.remaining));
+            headers.insert(reset, value(quota.reset.to_string()));
+        }
+    }
+    let may_debug = trace.caller.as_ref().is_none_or(|key| key.permissions().debug_headers);
+    if may_debug && context.header("x-guildhall-debug") == Some("true") {
         put_debug_headers(headers, decision);
     }
 }

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::{Headroom, Key, Priority};
+use experts::Timeouts;
 use routing::{ExpertId, Plan};
 use serde::Serialize;
 
 use super::decode::Decoded;
-use super::{Context, Pipeline, now_ms};
+use super::{Context, Pipeline, micros};
 use crate::catalog::{Route, View};
-use crate::decision::{Attempt, Decision, Path, Planned, Reading};
+use crate::config::WhenRouterFails;
+use crate::decision::{Attempt, Caller, Decision, Path, Planned, Reading};
 use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{OfCategory, Reasoned, Text};
 use crate::problem::nearest;
@@ -28,6 +31,13 @@ pub(super) enum Target {
 pub(super) struct Trace {
     pub(super) operation: &'static str,
     pub(super) stream: bool,
+    pub(super) caller: Option<Arc<Key>>,
+    /// The class that the request asked for.
+    pub(super) priority: Option<Priority>,
+    /// When an answer is of no more use.
+    pub(super) deadline: Option<tokio::time::Instant>,
+    /// What is left of the tightest limits.
+    pub(super) headroom: Headroom,
     pub(super) model: String,
     pub(super) route: Option<Arc<Route>>,
     pub(super) reading: Option<Reading>,
@@ -39,8 +49,54 @@ pub(super) struct Trace {
     pub(super) view: Option<Arc<View>>,
     /// Time spent waiting for experts.
     pub(super) waited: Duration,
+    /// Time spent waiting for places.
+    pub(super) queue: Duration,
     /// Time spent in `encode` and `route`.
     pub(super) routing: Duration,
+}
+
+/// The expert of that name, if the caller may name it.
+fn named(view: &View, caller: Option<&Key>, name: &str) -> Result<Target, ApiError> {
+    let expert = view.experts.get(name).ok_or_else(|| unknown(view, name))?;
+    match caller {
+        Some(key) if !key.permissions().name_experts => {
+            Err(forbidden("this API key may use routes only, and may not name the expert", name))
+        }
+        Some(key) if !key.may_use_expert(name) => Err(forbidden("this API key may not use the expert", name)),
+        _ => Ok(Target::Expert(expert.id().clone())),
+    }
+}
+
+fn forbidden(what: &str, name: &str) -> ApiError {
+    ApiError::new(ErrorKind::Forbidden, format!("{what} `{name}`")).with_param("model")
+}
+
+/// The labels of `x-guildhall-tags`, separated by commas: at most eight, each of at most 64 plain characters;
+/// others are passed over.
+fn tags(context: &Context) -> Vec<String> {
+    let given = context.header("x-guildhall-tags").unwrap_or_default().split(',').map(str::trim);
+    let fits = |tag: &&str| (1..=64).contains(&tag.len()) && tag.bytes().all(|b| (b' '..=b'~').contains(&b));
+    given.filter(fits).take(8).map(str::to_owned).collect()
+}
+
+impl Target {
+    /// What the route says of how long each part of an answer may take.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        match self {
+            Self::Route(route) => route.spec.timeouts.into(),
+            Self::Expert(_) => Timeouts::default(),
+        }
+    }
+
+    /// When an answer is of no more use: by the client's word or the route's limit.
+    pub(super) fn deadline(&self, context: &Context) -> Option<tokio::time::Instant> {
+        let route = match self {
+            Self::Route(route) => route.spec.timeout_ms,
+            Self::Expert(_) => None,
+        };
+        let route = route.map(|ms| context.arrival + Duration::from_millis(ms));
+        [context.deadline, route].into_iter().flatten().min().map(Into::into)
+    }
 }
 
 /// A dry run's result: the decision and all it rests on, nothing called.
@@ -68,11 +124,14 @@ impl Trace {
         Decision {
             id: context.id,
             request_id: context.request_id.to_str().unwrap_or_default().to_owned(),
-            time_ms: now_ms(),
+            time_ms: context.arrival_ms,
             operation: self.operation,
             stream: self.stream,
-            caller: None,
-            tags: Vec::new(),
+            caller: self
+                .caller
+                .as_ref()
+                .map(|key| Caller { key: key.id().clone(), team: key.team().map(|team| team.id().clone()) }),
+            tags: tags(context),
             trace_id: None,
             model: std::mem::take(&mut self.model),
             route: self.route.as_ref().map(|r| r.spec.id.clone()),
@@ -86,7 +145,7 @@ impl Trace {
             status: 200,
             error: None,
             overhead_us: 0,
-            queue_us: 0,
+            queue_us: micros(self.queue),
             outcome: std::sync::OnceLock::new(),
         }
     }
@@ -105,24 +164,25 @@ impl Pipeline {
     ) -> Result<Target, ApiError> {
         trace.model.clone_from(&request.model);
         trace.view = Some(view.clone());
+        let caller = trace.caller.as_deref();
         if let Some(name) = context.header("x-guildhall-force-expert") {
-            return match view.experts.get(name) {
-                Some(expert) => Ok(Target::Expert(expert.id().clone())),
-                None => Err(unknown(view, name)),
-            };
+            return named(view, caller, name);
         }
         if let Some(route) = view.routes.get(request.model.as_str()) {
+            if caller.is_some_and(|key| !key.may_use_route(&request.model)) {
+                return Err(forbidden("this API key may not use the route", &request.model));
+            }
             trace.route = Some(route.clone());
             return Ok(Target::Route(route.clone()));
         }
-        match view.experts.get(&request.model) {
-            Some(expert) => Ok(Target::Expert(expert.id().clone())),
-            None => Err(unknown(view, &request.model)),
-        }
+        named(view, caller, &request.model)
     }
 
     /// Reads the prompt, if the policy wants that, and makes the plan. `None` when the client named the
     /// expert, or when the router failed and the default expert is to answer.
+    ///
+    /// # Errors
+    /// 503 `router_not_ready` when the router failed and the route is to refuse then.
     pub(super) async fn plan(
         &self,
         view: &Arc<View>,
@@ -130,35 +190,46 @@ impl Pipeline {
         request: &Decoded,
         context: &Context,
         trace: &mut Trace,
-    ) -> Option<Arc<Planned>> {
-        let Target::Route(route) = target else { return None };
+    ) -> Result<Option<Arc<Planned>>, ApiError> {
+        let Target::Route(route) = target else { return Ok(None) };
         let started = std::time::Instant::now();
         let mut features = None;
         if route.policy.reads_features() && !request.text.is_empty() {
             let (reading, read) = self.encode(&request.text).await;
-            let failed = matches!(reading, Reading::Failed { .. });
+            let refuse = route.spec.when_router_fails == WhenRouterFails::Refuse;
+            let failed = match &reading {
+                Reading::Failed { reason } if refuse => Some(Err(ApiError::new(
+                    ErrorKind::RouterNotReady,
+                    format!(
+                        "the router did not decide ({reason}) and this route refuses what it has not seen"
+                    ),
+                ))),
+                Reading::Failed { .. } => Some(Ok(None)),
+                Reading::NotNeeded | Reading::Read { .. } => None,
+            };
             trace.reading = Some(reading);
-            if failed {
+            if let Some(failed) = failed {
                 trace.routing = started.elapsed();
-                return None;
+                return failed;
             }
             features = read;
         }
         trace.category = features.as_ref().and_then(routing::Features::top).map(|(index, _)| index);
-        let held_by =
-            request.in_tool_loop.then(|| self.sessions.holder(session_key(request, context))).flatten();
+        let held_by = request
+            .in_tool_loop
+            .then(|| self.sessions.holder(session_key(request, context, trace)))
+            .flatten();
         let asked = routing::Request { features, needs: request.needs, held_by };
-        let fleet = view.experts.fleet().clone();
+        let fleet = view.experts.fleet();
         if let Some(category) = trace.category.and_then(|at| fleet.categories.get(at)) {
             self.metrics.categories.get_or_create(&OfCategory { category: Text(category.clone()) }).inc();
         }
-        let plan = route.policy.plan(&asked, &fleet, context.id.0);
-        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: plan.basis.as_str() };
+        let planned = Arc::new(Planned::new(route.clone(), asked, fleet, context.id));
+        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: planned.plan.basis.as_str() };
         self.metrics.decisions.get_or_create(&reasoned).inc();
-        let planned = Arc::new(Planned { request: asked, fleet, plan });
         trace.planned = Some(planned.clone());
         trace.routing = started.elapsed();
-        Some(planned)
+        Ok(Some(planned))
     }
 
     /// Asks the encoder, no longer than the router's deadline.
@@ -197,9 +268,9 @@ impl Pipeline {
             super::decode::decode(experts::Operation::ChatCompletions, body, self.limits.max_json_depth)?;
         let view = self.catalog.view();
         let target = Self::resolve(&view, &request, &context, &mut trace)?;
-        let planned = self.plan(&view, &target, &request, &context, &mut trace).await;
+        let planned = self.plan(&view, &target, &request, &context, &mut trace).await?;
         let probabilities = planned.as_ref().map(|p| p.top_categories(usize::MAX)).unwrap_or_default();
-        let order = candidates(&target, planned.as_deref().map(|p| &p.plan));
+        let order = candidates(&target, planned.as_deref().map(|p| &p.plan), None);
         trace.expert = order.first().map(|c| c.expert.clone());
         trace.path = order.first().filter(|c| c.fallback).map(|_| Path::Fallback);
         let mut decision = trace.decision(&context);
@@ -209,8 +280,9 @@ impl Pipeline {
 }
 
 /// Names the request's conversation.
-pub(super) fn session_key(request: &Decoded, context: &Context) -> SessionKey {
-    SessionKey::new(context.header("x-guildhall-session"), request.conversation)
+pub(super) fn session_key(request: &Decoded, context: &Context, trace: &Trace) -> SessionKey {
+    let flow = trace.caller.as_ref().map_or(0, |key| key.flow());
+    SessionKey::new(flow, context.header("x-guildhall-session"), request.conversation)
 }
 
 /// One expert to try.
@@ -224,15 +296,18 @@ pub(super) struct Try {
 const MAX_PLANNED: usize = 3;
 
 /// The order of tries: the expert that the client named, or the plan's first candidates and then the route's
-/// default, if it is not among them.
-pub(super) fn candidates(target: &Target, plan: Option<&Plan>) -> Vec<Try> {
+/// default, if it is not among them. Experts that may not answer the caller's key are left out.
+pub(super) fn candidates(target: &Target, plan: Option<&Plan>, caller: Option<&Key>) -> Vec<Try> {
+    let may = |expert: &ExpertId| caller.is_none_or(|key| key.may_use_expert(expert.as_str()));
     match target {
         Target::Expert(expert) => vec![Try { expert: expert.clone(), fallback: false }],
         Target::Route(route) => {
-            let planned = plan.into_iter().flat_map(|p| &p.candidates).take(MAX_PLANNED);
+            let planned = plan.into_iter().flat_map(|p| &p.candidates);
+            let planned = planned.filter(|c| may(&c.expert)).take(MAX_PLANNED);
             let mut order: Vec<Try> =
                 planned.map(|c| Try { expert: c.expert.clone(), fallback: false }).collect();
             if let Some(default) = &route.spec.default
+                && may(default)
                 && !order.iter().any(|t| t.expert == *default)
             {
                 order.push(Try { expert: default.clone(), fallback: true });

@@ -41,6 +41,11 @@ async fn a_reset_comes_before_or_amid_the_answer() {
     assert_eq!(before.end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert!(before.head.is_empty());
     for stream in [false, true] {
+        let inside = struck(&mock, "reset-head", stream).await;
+        assert_eq!(inside.end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(inside.body.is_empty());
+    }
+    for stream in [false, true] {
         let amid = struck(&mock, "reset-mid", stream).await;
         assert_eq!(amid.end.unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert_eq!((amid.status, amid.complete), (200, false));

@@ -2,22 +2,23 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use http::header::HeaderName;
-use http::uri::Scheme;
 use http::{HeaderValue, Uri};
-use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::check::HealthCheck;
+use super::discover::Discovery;
 use crate::kind::Place;
+use crate::resilience::{Balancing, BreakerSettings, Hedge, Retries, check_ms};
 use crate::secret::Secret;
 use crate::spec::Report;
-use crate::upstream::{Address, Host, never_called};
+use crate::upstream::{Origin, TlsFiles, Trust};
 
 /// An upstream that speaks the OpenAI API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LlmBackend {
-    /// Where it is served; a request goes to the endpoint with the fewest calls in progress.
+    /// Where it is served: servers of the same model, any of which may get a request.
     #[schema(min_items = 1)]
     pub endpoints: Vec<Endpoint>,
     /// What the upstream calls the model; the expert's id when not given.
@@ -46,6 +47,28 @@ pub struct LlmBackend {
     /// client did not; such a client does not see the count. Turn it off for upstreams that refuse the field.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub stream_usage: bool,
+    /// How a request finds its endpoint.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub balancing: Balancing,
+    /// When a request that failed is sent again to this expert.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retries: Retries,
+    /// When an endpoint that fails is left alone.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub breaker: BreakerSettings,
+    /// A second try beside a slow one; off when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+    /// Asks the endpoints regularly whether they work; off when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+    /// Certificates for TLS with the endpoints, where the usual ones do not do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn yes() -> bool {
@@ -62,10 +85,28 @@ pub struct Endpoint {
     #[serde(default = "one")]
     #[schema(exclusive_minimum = 0)]
     pub weight: f32,
+    /// `dns`: every address of the host is an endpoint of its own, with this weight, as with the headless
+    /// services of Kubernetes. Otherwise one address is as good as another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discovery>,
+    /// How often the host's addresses are looked up for `discover`, in milliseconds. A connection that fails
+    /// has them looked up at once.
+    #[serde(default = "five_seconds", skip_serializing_if = "is_five_seconds")]
+    #[schema(minimum = 1)]
+    pub refresh_ms: u64,
 }
 
 fn one() -> f32 {
     1.0
+}
+
+fn five_seconds() -> u64 {
+    5_000
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_five_seconds(ms: &u64) -> bool {
+    *ms == five_seconds()
 }
 
 /// Headers that are the client's own business: they frame the message or have a setting of their own.
@@ -96,9 +137,20 @@ impl LlmBackend {
                 .add("endpoints", "is empty; give at least one, such as {url: \"http://127.0.0.1:8000/v1\"}");
         }
         for (at, endpoint) in self.endpoints.iter().enumerate() {
-            if let Err(message) = Base::parse(&endpoint.url).and_then(|base| base.address(self.http2)) {
-                report.add(format_args!("endpoints[{at}].url"), message);
+            match Base::parse(&endpoint.url) {
+                Err(message) => report.add(format_args!("endpoints[{at}].url"), message),
+                Ok(base) => {
+                    let address = base.origin.address(None, self.http2, Trust::Operator, None);
+                    if let Err(message) = address {
+                        report.add(format_args!("endpoints[{at}].url"), message);
+                    }
+                    if endpoint.discover.is_some() && base.origin.ip().is_some() {
+                        let message = "has nothing to find: the URL names an address; give a host name";
+                        report.add(format_args!("endpoints[{at}].discover"), message);
+                    }
+                }
             }
+            check_ms(report, &format!("endpoints[{at}].refresh_ms"), endpoint.refresh_ms);
             if !endpoint.weight.is_finite() || endpoint.weight <= 0.0 {
                 let message = format!("is {}; must be a number above 0", endpoint.weight);
                 report.add(format_args!("endpoints[{at}].weight"), message);
@@ -143,6 +195,25 @@ impl LlmBackend {
         for name in self.extra_body.keys().filter(|k| self.override_body.contains_key(*k)) {
             report.add(format_args!("extra_body.{name}"), "is in override_body as well; keep one of them");
         }
+        self.retries.validate(report);
+        self.breaker.validate(report);
+        if let Some(hedge) = &self.hedge {
+            hedge.validate(report);
+        }
+        if let Some(health) = &self.health {
+            health.validate(report);
+        }
+        if let Some((field, message)) = self.tls.as_ref().and_then(TlsFiles::problem) {
+            report.add(if field.is_empty() { "tls".to_owned() } else { format!("tls.{field}") }, message);
+        }
+    }
+
+    /// The addresses that the URLs themselves give, with the fields that do.
+    pub(in crate::kind) fn addresses(&self) -> impl Iterator<Item = (String, IpAddr)> {
+        self.endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
+            let ip = Base::parse(&endpoint.url).ok()?.origin.ip()?;
+            Some((format!("endpoints[{at}].url"), ip))
+        })
     }
 
     pub(in crate::kind) fn secrets(&self) -> Vec<(Place, &Secret)> {
@@ -176,11 +247,7 @@ fn secret(value: &Secret, field: &str, report: &mut Report<'_>) {
 
 /// A base URL, taken apart.
 pub(super) struct Base {
-    pub(super) scheme: Scheme,
-    /// Host and port as they are written.
-    pub(super) authority: String,
-    host: String,
-    port: u16,
+    pub(super) origin: Origin,
     /// Without a slash at its end.
     pub(super) path: String,
 }
@@ -193,62 +260,23 @@ impl Base {
             return Err(format!("has a fragment; {EXAMPLE}"));
         }
         let uri: Uri = url.parse().map_err(|e| format!("is not a URL ({e}); {EXAMPLE}"))?;
-        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-            return Err(format!("has no scheme or no host; {EXAMPLE}"));
-        };
-        let default_port = match scheme.as_str() {
-            "http" => 80,
-            "https" => 443,
-            other => return Err(format!("has the scheme `{other}`; only http and https are supported")),
-        };
-        if authority.as_str().contains('@') {
-            return Err("holds credentials; put the key into `api_key`".to_owned());
-        }
+        let origin = Origin::of(&uri, EXAMPLE)?;
         if uri.query().is_some() {
             return Err("has a query; put what it says into `headers` or `extra_body`".to_owned());
-        }
-        let port = match authority.port_u16() {
-            Some(0) => return Err("has port 0; give the port that the server listens on".to_owned()),
-            Some(port) => port,
-            // `host:` and `host:99999` have no port that could be read.
-            None if authority.as_str().len() > authority.host().len() => {
-                return Err("has an invalid port; it must be a number between 1 and 65535".to_owned());
-            }
-            None => default_port,
-        };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-        if host.is_empty() {
-            return Err(format!("has no host; {EXAMPLE}"));
         }
         let path = uri.path().trim_end_matches('/');
         if let Some(operation) = crate::call::Operation::ALL.iter().find(|o| path.ends_with(o.path())) {
             let base = &path[..path.len() - operation.path().len()];
             return Err(format!("ends with `{}`; give the base URL, ending with `{base}`", operation.path()));
         }
-        Ok(Self {
-            scheme: scheme.clone(),
-            authority: authority.as_str().to_owned(),
-            host,
-            port,
-            path: path.to_owned(),
-        })
+        Ok(Self { origin, path: path.to_owned() })
     }
 
-    /// Where to connect to.
-    pub(super) fn address(&self, http2: bool) -> Result<Address, String> {
-        let host = match self.host.parse::<IpAddr>() {
-            Ok(ip) => match never_called(ip) {
-                Some(what) => return Err(format!("has the address {ip}, {what}, which is never called")),
-                None => Host::Ip(ip),
-            },
-            Err(_) => Host::Name(self.host.as_str().into()),
-        };
-        let secure = if self.scheme == Scheme::HTTPS {
-            let name = ServerName::try_from(self.host.clone());
-            Some(name.map_err(|_| format!("has the host `{}`, which no certificate can be for", self.host))?)
-        } else {
-            None
-        };
-        Ok(Address { host, port: self.port, secure, http2 })
+    /// The path alone, for HTTP/1, and the whole URL, for HTTP/2.
+    pub(super) fn target(&self, path: &str) -> Result<(Uri, Uri), String> {
+        let path = format!("{}{path}", self.path);
+        let whole = format!("{}://{}{path}", self.origin.scheme, self.origin.authority);
+        let parse = |text: &str| Uri::try_from(text).map_err(|e| e.to_string());
+        Ok((parse(&path)?, parse(&whole)?))
     }
 }

@@ -30,6 +30,13 @@ impl Source {
     }
 }
 
+/// The files with private keys that a configuration names.
+pub(super) fn private_keys(config: &Config) -> Vec<PathBuf> {
+    let listeners = [&config.data.tls, &config.admin.tls].into_iter().flatten().map(|tls| &tls.key_file);
+    let upstreams = config.experts.iter().filter_map(|e| e.backend.upstream()?.tls.as_ref());
+    listeners.chain(upstreams.filter_map(|tls| tls.client_key_file.as_ref())).cloned().collect()
+}
+
 /// A file that cannot be used: each of its problems.
 pub(super) fn unusable(file: &Path, error: &ConfigError) -> Vec<Check> {
     match error {
@@ -72,7 +79,6 @@ pub(super) fn checks(
         ));
     }
     checks.extend(file.map(|_| secrecy(secrets, literals)));
-    checks.push(access(config));
     checks.extend(timeouts(config));
     checks
 }
@@ -100,18 +106,6 @@ fn secrecy(files: &[Source], literals: &[String]) -> Check {
     HERE.ok(
         "secrets",
         if literals.is_empty() { "none in the file itself" } else { "in the file, which others cannot read" },
-    )
-}
-
-fn access(config: &Config) -> Check {
-    let listen = config.data.listen;
-    if listen.ip().is_loopback() {
-        return HERE.ok("access", format!("{listen} is for this machine alone"));
-    }
-    HERE.warning(
-        "access",
-        format!("whoever reaches {listen} may use every expert: data.open_to_network is set"),
-        "let only a proxy that checks who calls reach it (firewall, network policy), or listen on 127.0.0.1",
     )
 }
 
@@ -180,12 +174,12 @@ mod tests {
 
     #[test]
     fn each_problem_is_a_failure_with_its_place() {
-        let text = "data: {listen: '0.0.0.0:80'}\nrouter: {deadline_ms: 0}\n";
+        let text = "data: {max_in_flight: 0}\nrouter: {deadline_ms: 0}\n";
         let error = crate::config::parse(text, &|_| None).unwrap_err();
         let checks = unusable(Path::new("g.yaml"), &error);
         assert_eq!(checks.len(), 2);
         assert!(checks.iter().all(|c| c.status == Status::Failure));
-        assert!(checks[0].detail.starts_with("data.listen: "), "{checks:?}");
+        assert!(checks[0].detail.starts_with("data.max_in_flight: "), "{checks:?}");
         assert_eq!(checks[1].remedy.as_deref(), Some("correct it in g.yaml"));
         let error = crate::config::parse("a: [", &|_| None).unwrap_err();
         let checks = unusable(Path::new("g.yaml"), &error);
@@ -202,13 +196,6 @@ mod tests {
         assert_eq!(status(&[source("g", 0o100_644)], &[]), Status::Ok);
         let files = [source("g", 0o100_600), source("k", 0o100_644)];
         assert_eq!(secrecy(&files, &[]).remedy.as_deref(), Some("chmod 600 k"));
-    }
-
-    #[test]
-    fn an_open_door_is_told() {
-        assert_eq!(access(&Config::demo()).status, Status::Ok);
-        let open = config("data: {listen: '0.0.0.0:80', open_to_network: true}");
-        assert_eq!(access(&open).status, Status::Warning);
     }
 
     #[test]

@@ -3,18 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use experts::{CallErrorKind, Client, ExpertSpec, Look, Phase};
+use experts::{
+    CallErrorKind, Client, Expert, ExpertSpec, Look, Phase, Problem, TlsFiles, Trust, certificate_end,
+};
 use futures_util::{StreamExt, stream};
 
-use super::machine::utc;
+use super::certificates::{day, ending, first};
 use super::report::{Check, Section, Status, counted, some_of};
 use crate::problem::nearest;
 
 /// Endpoints that are looked at at one time.
 const AT_ONCE: usize = 16;
-/// A certificate that ends sooner than this should be renewed now, in seconds.
-const CERTIFICATE_DAYS: u64 = 14;
-const DAY: u64 = 86_400;
 /// An endpoint that takes longer for its list is slow for a request too.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -31,7 +30,9 @@ struct Expected<'a> {
 /// Looks at every endpoint of every expert that has some, side by side; the checks are in the experts' order.
 /// `now` is in seconds since 1970.
 pub(super) async fn checks(experts: &[ExpertSpec], client: &Client, limit: Duration, now: u64) -> Vec<Check> {
-    let endpoints = experts.iter().filter_map(|expert| {
+    let mut checks = files(experts, client, now);
+    let unusable: BTreeSet<String> = checks.iter().map(|c| c.name.clone()).collect();
+    let endpoints = experts.iter().filter(|e| !unusable.contains(e.id.as_str())).filter_map(|expert| {
         let upstream = expert.backend.upstream()?;
         Some(upstream.endpoints.iter().map(move |endpoint| (expert, upstream, endpoint)))
     });
@@ -43,12 +44,51 @@ pub(super) async fn checks(experts: &[ExpertSpec], client: &Client, limit: Durat
             has_key: upstream.api_key.is_some() || !upstream.headers.is_empty(),
             connect_timeout: Duration::from_millis(expert.limits.connect_timeout_ms),
         };
-        judge(expected, &upstream.look(endpoint, client, limit).await, now)
+        match upstream.look(endpoint, client, limit).await {
+            Ok(looks) => looks.iter().flat_map(|look| judge(expected, look, now)).collect(),
+            Err(problem) => vec![unusable_setting(expert, &problem)],
+        }
     });
-    let checks: Vec<Vec<Check>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
-    let mut checks: Vec<Check> = checks.into_iter().flatten().collect();
+    let looked: Vec<Vec<Check>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
+    checks.extend(looked.into_iter().flatten());
     checks.extend(local(experts));
     checks
+}
+
+/// Sets every expert up as the gateway does, which reads its certificates, and sees how long ours are good for.
+fn files(experts: &[ExpertSpec], client: &Client, now: u64) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for expert in experts.iter().filter(|e| is_remote(e)) {
+        if let Err(problem) = Expert::new(expert.clone(), Trust::Operator, client) {
+            checks.push(unusable_setting(expert, &problem));
+            continue;
+        }
+        let tls = expert.backend.upstream().and_then(|upstream| upstream.tls.as_ref());
+        checks.extend(tls.and_then(|tls| own_certificate(expert, tls, now)));
+    }
+    checks
+}
+
+fn unusable_setting(expert: &ExpertSpec, problem: &Problem) -> Check {
+    Section::Experts.error(
+        expert.id.as_str(),
+        &problem.to_string(),
+        "correct it in the configuration, and let this user read the files that it names",
+    )
+}
+
+/// The name of a check that says nothing about whether the expert answers now.
+fn certificate_of(expert: &str) -> String {
+    format!("{expert} certificate")
+}
+
+/// The certificate that we show to an expert's endpoints, if it ends soon.
+fn own_certificate(expert: &ExpertSpec, tls: &TlsFiles, now: u64) -> Option<Check> {
+    let file = tls.client_cert_file.as_ref()?;
+    let end = certificate_end(&first(file)?)?;
+    let what = format!("the certificate of {}", file.display());
+    let remedy = "renew it, then change the expert or restart; past its end the endpoints turn us away";
+    ending(Section::Experts, &certificate_of(expert.id.as_str()), &what, end, now, remedy)
 }
 
 /// The experts that need nobody else.
@@ -61,13 +101,16 @@ pub(super) fn local(experts: &[ExpertSpec]) -> Option<Check> {
 }
 
 /// What stands for [`checks`] where the network is left alone.
-pub(super) fn offline(experts: &[ExpertSpec]) -> Vec<Check> {
+pub(super) fn offline(experts: &[ExpertSpec], client: &Client, now: u64) -> Vec<Check> {
     let remote = experts.iter().filter(|e| is_remote(e)).count();
     let skipped = (remote > 0).then(|| {
         Section::Experts
             .ok("endpoints", format!("of {} not looked at (--offline)", counted(remote, "expert")))
     });
-    skipped.into_iter().chain(local(experts)).collect()
+    let mut checks = files(experts, client, now);
+    checks.extend(skipped);
+    checks.extend(local(experts));
+    checks
 }
 
 /// The experts none of whose endpoints could answer, by these checks.
@@ -87,19 +130,11 @@ fn is_remote(expert: &ExpertSpec) -> bool {
 
 fn judge(expected: Expected<'_>, look: &Look, now: u64) -> Vec<Check> {
     let mut checks = vec![answer(expected, look)];
-    if let Some(end) = look.certificate_ends {
-        let days = end.saturating_sub(now) / DAY;
-        if days < CERTIFICATE_DAYS {
-            let detail = format!(
-                "{}: the certificate ends in {}, on {}",
-                expected.url,
-                counted(days as usize, "day"),
-                utc(end)
-            );
-            let remedy = "renew the endpoint's certificate; past its end no call gets through";
-            checks.push(Section::Experts.warning(expected.expert, detail, remedy));
-        }
-    }
+    checks.extend(look.certificate_ends.and_then(|end| {
+        let what = format!("{}: the certificate{}", expected.url, way(expected.url, look));
+        let remedy = "renew the endpoint's certificate; past its end no call gets through";
+        ending(Section::Experts, &certificate_of(expected.expert), &what, end, now, remedy)
+    }));
     checks
 }
 
@@ -185,7 +220,7 @@ fn way(url: &str, look: &Look) -> String {
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).filter(|a| !url.contains(a)).collect();
     match addresses.len() {
         0 => String::new(),
-        _ => format!(" at {}", some_of(addresses, 3)),
+        _ => format!(" at {}", addresses.join(", ")),
     }
 }
 
@@ -194,7 +229,7 @@ fn unreachable(kind: CallErrorKind) -> &'static str {
     match kind {
         Kind::Dns => "correct the host in the endpoint's url, or see that this machine can look it up",
         Kind::Forbidden => {
-            "give the endpoint an address that may be called, or set upstream.allow_link_local"
+            "give the endpoint another address, or set upstream.allow_link_local: true if it is served at this one"
         }
         Kind::Connect => "start the server, or correct host and port of the endpoint's url",
         Kind::Timeout(Phase::Connect) => {
@@ -202,17 +237,12 @@ fn unreachable(kind: CallErrorKind) -> &'static str {
         }
         Kind::Timeout(_) => "see whether the server hangs or is overloaded; --timeout gives it more time",
         Kind::Tls => {
-            "renew or correct the server's certificate, add its authority as upstream.extra_ca_file, or use http:// if it \
-             speaks no TLS"
+            "renew or correct the server's certificate, name its authority as backend.tls.ca_file or \
+             upstream.extra_ca_file, or use http:// if it speaks no TLS"
         }
         Kind::Protocol => "see that the url's scheme and port are right: the other side speaks no HTTP there",
         _ => "look at the server's log",
     }
-}
-
-/// The day of a time in seconds since 1970.
-fn day(seconds: u64) -> String {
-    utc(seconds).split('T').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

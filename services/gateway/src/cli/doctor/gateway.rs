@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{Request, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
 use serde_json::Value;
 
-use super::super::admin_client::{Http, read};
 use super::listeners::Listener;
+use super::plane::{Answer, Plane};
 use super::report::{Check, Section, counted};
 use crate::config::Config;
 
@@ -26,6 +23,8 @@ pub(super) struct Running {
     pub(super) base: String,
     pub(super) health: Health,
     pub(super) config: InUse,
+    /// Whether there are API keys, where the token could ask.
+    pub(super) has_keys: Option<bool>,
     /// Requests since its start, and how many of them ended with a 5xx status.
     pub(super) requests: Option<(u64, u64)>,
 }
@@ -49,49 +48,44 @@ pub(super) enum InUse {
     Told(Value),
 }
 
-/// Asks the admin plane at `base`; `None` when no gateway answers there. The token is sent to nobody else.
-pub(super) async fn ask(http: &Http, base: String, token: Option<&str>, limit: Duration) -> Option<Running> {
-    let get = |path: &str, token: Option<&str>| {
-        let url = format!("{base}{path}");
-        let token = token.map(str::to_owned);
-        async move { fetch(http, url, token.as_deref(), limit).await.ok() }
-    };
-    let (_, health) = get("/health", None).await?;
-    let health: Health = serde_json::from_slice(&health).ok()?;
-    let config = match token {
-        None => InUse::NotAsked,
-        Some(token) => match get("/admin/v1/config", Some(token)).await {
-            Some((StatusCode::OK, body)) => InUse::Told(serde_json::from_slice(&body).ok()?),
-            Some((status, _)) => InUse::Refused(status),
-            None => InUse::NotAsked,
-        },
-    };
-    let metrics = get("/metrics", None).await.filter(|(status, _)| status.is_success());
-    let requests = metrics.map(|(_, text)| requests(&String::from_utf8_lossy(&text)));
-    Some(Running { base, health, config, requests })
-}
-
-/// Whether the data plane at `base` is a gateway's: its list of models names the owner.
-pub(super) async fn is_data_plane(http: &Http, base: &str, limit: Duration) -> bool {
-    let Ok((_, body)) = fetch(http, format!("{base}/v1/models"), None, limit).await else { return false };
-    let list: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let mut models = list["data"].as_array().into_iter().flatten();
-    models.any(|m| m["owned_by"].as_str().is_some_and(|owner| owner.starts_with("guildhall-")))
-}
-
-async fn fetch(
-    http: &Http,
-    url: String,
-    token: Option<&str>,
-    limit: Duration,
-) -> anyhow::Result<(StatusCode, Bytes)> {
-    let mut request = Request::get(url);
+/// Asks the admin plane; `None` when no gateway answers there. The token is sent to nobody else.
+pub(super) async fn ask(plane: &Plane, token: Option<&str>, limit: Duration) -> Option<Running> {
+    let health = plane.get("/health", None, limit).await.ok()?;
+    let health: Health = serde_json::from_slice(&health.body).ok()?;
+    let (mut config, mut has_keys) = (InUse::NotAsked, None);
     if let Some(token) = token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        config = match plane.get("/admin/v1/config", Some(token), limit).await {
+            Ok(Answer { status: StatusCode::OK, body, .. }) => {
+                InUse::Told(serde_json::from_slice(&body).ok()?)
+            }
+            Ok(refused) => InUse::Refused(refused.status),
+            Err(_) => InUse::NotAsked,
+        };
+        let keys = plane.get("/admin/v1/keys?limit=1", Some(token), limit).await.ok();
+        let keys = keys.and_then(|keys| serde_json::from_slice::<Value>(&keys.body).ok());
+        has_keys = keys.and_then(|keys| Some(!keys["items"].as_array()?.is_empty()));
     }
-    let request = request.body(Full::default())?;
-    let exchange = async { read(http.request(request).await?).await };
-    tokio::time::timeout(limit, exchange).await.context("no answer in time")?
+    let metrics = plane.get("/metrics", None, limit).await.ok().filter(|answer| answer.status.is_success());
+    let requests = metrics.map(|answer| requests(&String::from_utf8_lossy(&answer.body)));
+    Some(Running { base: plane.url(), health, config, has_keys, requests })
+}
+
+/// Whether a data plane without TLS is a gateway's.
+pub(super) async fn is_data_plane(plane: &Plane, limit: Duration) -> bool {
+    plane.get("/v1/models", None, limit).await.is_ok_and(|answer| is_ours(&answer))
+}
+
+/// Whether this is how a gateway lists its models: they are its own, or it wants a key first.
+fn is_ours(answer: &Answer) -> bool {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    if answer.status == StatusCode::UNAUTHORIZED {
+        let error = &body["error"];
+        return answer.headers.contains_key(WWW_AUTHENTICATE)
+            && error["type"] == "authentication_error"
+            && error["code"] == "invalid_api_key";
+    }
+    let mut models = body["data"].as_array().into_iter().flatten();
+    models.any(|m| m["owned_by"].as_str().is_some_and(|owner| owner.starts_with("guildhall-")))
 }
 
 /// All requests, and those that ended with a 5xx status.
@@ -178,12 +172,12 @@ impl Running {
 }
 
 /// What stands for [`Running::checks`] where none answers.
-pub(super) fn none_at(admin: Listener) -> Check {
+pub(super) fn none_at(admin: Listener<'_>) -> Check {
     HERE.ok(
         "readiness",
         match admin.address.port() {
             0 => "not looked for: admin.listen names no port".to_owned(),
-            _ => format!("none answers at {}", admin.url()),
+            _ => format!("none answers at {}", admin.address),
         },
     )
 }
@@ -204,8 +198,9 @@ fn compare(told: &Value, config: &Config) -> Check {
         .filter(|(section, value)| told[section.as_str()] != **value)
         .map(|(section, _)| section.as_str())
         .collect();
-    let (live, started): (Vec<&str>, Vec<&str>) =
-        differing.into_iter().partition(|section| matches!(*section, "experts" | "routes"));
+    let (live, started): (Vec<&str>, Vec<&str>) = differing
+        .into_iter()
+        .partition(|section| matches!(*section, "experts" | "routes" | "teams" | "keys"));
     match (started.as_slice(), live.as_slice()) {
         ([], []) => HERE.ok(name, "what runs is what the file says"),
         ([], live) => HERE.warning(
@@ -232,6 +227,7 @@ mod tests {
             base: "http://127.0.0.1:8081".into(),
             health: Health { status: status.into(), version: "1.2.3".into(), experts: 2, routes: 1 },
             config,
+            has_keys: None,
             requests: Some(requests),
         }
     }
@@ -279,7 +275,32 @@ mod tests {
         assert_eq!((status, detail.as_str()), (Status::Warning, "changes of data wait for a restart"));
         let (status, detail) = compare(json!({}), &|c| c.routes.clear());
         assert_eq!((status, detail.as_str()), (Status::Warning, "routes in use are not those of this file"));
+        let team = || serde_json::from_value(json!({"id": "red"})).unwrap();
+        let (_, detail) = compare(json!({}), &|c| c.teams = vec![team()]);
+        assert_eq!(detail, "teams in use are not those of this file");
         assert_eq!(compare(json!({}), &|_| {}).0, Status::Ok);
+    }
+
+    #[test]
+    fn a_data_plane_is_known_by_its_models_or_its_wish_for_a_key() {
+        let ours = |status: u16, challenge: bool, body: Value| {
+            let mut headers = http::HeaderMap::new();
+            if challenge {
+                headers.insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
+            }
+            let status = StatusCode::from_u16(status).unwrap();
+            is_ours(&Answer { status, headers, body: body.to_string().into() })
+        };
+        assert!(ours(200, false, json!({"data": [{"id": "auto", "owned_by": "guildhall-route"}]})));
+        assert!(!ours(200, false, json!({"data": [{"id": "llama", "owned_by": "vllm"}]})));
+        let refused = crate::error::ApiError::new(crate::error::ErrorKind::Unauthorized, "").body();
+        let refused: Value = serde_json::from_slice(&refused).unwrap();
+        assert!(ours(401, true, refused.clone()) && !ours(401, false, refused));
+        assert!(!ours(
+            401,
+            true,
+            json!({"error": {"type": "invalid_request_error", "code": "invalid_api_key"}})
+        ));
     }
 
     #[test]

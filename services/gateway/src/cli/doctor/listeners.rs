@@ -3,14 +3,18 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use super::certificates;
+use super::plane::Plane;
 use super::report::{Check, Section};
+use crate::config::TlsConfig;
 
 /// One of the listeners.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Listener {
+pub(super) struct Listener<'a> {
     /// Its setting, and its name in the report.
     pub(super) setting: &'static str,
     pub(super) address: SocketAddr,
+    pub(super) tls: Option<&'a TlsConfig>,
 }
 
 /// What listening on an address would come to.
@@ -33,7 +37,16 @@ pub(super) fn try_out(address: SocketAddr) -> Place {
     }
 }
 
-impl Listener {
+impl Listener<'_> {
+    /// The listener as a client on this machine reaches it; `None` where its certificate cannot be read.
+    pub(super) fn plane(self) -> Option<Plane> {
+        let certificate = match self.tls {
+            Some(tls) => Some(certificates::first(&tls.cert_file)?),
+            None => None,
+        };
+        Some(Plane::new(self.address, certificate))
+    }
+
     pub(super) fn check(self, place: &Place) -> Check {
         let (here, name, address) = (Section::Listeners, self.setting, self.address);
         match place {
@@ -42,11 +55,20 @@ impl Listener {
             }
             Place::Free => here.ok(name, format!("{address} is free")),
             Place::Served(by) => here.ok(name, format!("{address} is served by {by}")),
-            Place::Taken => here.failure(
-                name,
-                format!("{address} is taken by a program that is no guildhall"),
-                format!("stop it (`ss -ltnp 'sport = :{}'` names it), or set {name} to another port", address.port()),
-            ),
+            Place::Taken => {
+                let by = match self.tls {
+                    Some(_) => "has not this listener's certificate",
+                    None => "is no guildhall",
+                };
+                here.failure(
+                    name,
+                    format!("{address} is taken by a program that {by}"),
+                    format!(
+                        "stop it (`ss -ltnp 'sport = :{}'` names it), or set {name} to another port",
+                        address.port()
+                    ),
+                )
+            }
             Place::Refused(kind, error) => here.failure(name, format!("{address}: {error}"), match kind {
                 io::ErrorKind::AddrNotAvailable => format!("set {name} to an address of this machine"),
                 io::ErrorKind::PermissionDenied => {
@@ -56,29 +78,16 @@ impl Listener {
             }),
         }
     }
-
-    /// The address as this machine reaches it.
-    pub(super) fn url(self) -> String {
-        let mut address = self.address;
-        if address.ip().is_unspecified() {
-            let loopback = match address {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            };
-            address.set_ip(loopback);
-        }
-        format!("http://{address}")
-    }
 }
 
-/// The admin plane speaks plain HTTP, and its token goes over it.
-pub(super) fn exposure(admin: SocketAddr) -> Option<Check> {
-    (!admin.ip().is_loopback()).then(|| {
+/// What the admin token and all that it opens are protected by on the way.
+pub(super) fn exposure(admin: Listener<'_>) -> Option<Check> {
+    (!admin.address.ip().is_loopback() && admin.tls.is_none()).then(|| {
         Section::Listeners.warning(
             "admin exposure",
-            format!("{admin} can be reached from other machines, and its token goes there unencrypted"),
-            "let only the machines of operators and of Prometheus reach it (firewall, network policy), or set \
-             admin.listen to 127.0.0.1 and use a tunnel",
+            format!("{} can be reached from other machines, and its token goes there unencrypted", admin.address),
+            "set admin.tls; or let only the machines of operators and of Prometheus reach it (firewall, network \
+             policy), or set admin.listen to 127.0.0.1 and use a tunnel",
         )
     })
 }
@@ -88,10 +97,15 @@ mod tests {
     use super::super::report::Status;
     use super::*;
 
-    const DATA: Listener = Listener {
+    const DATA: Listener<'_> = Listener {
         setting: "data.listen",
         address: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 80),
+        tls: None,
     };
+
+    fn tls() -> TlsConfig {
+        serde_json::from_value(serde_json::json!({"cert_file": "absent.pem", "key_file": "k"})).unwrap()
+    }
 
     #[test]
     fn a_place_is_free_or_ours_or_somebody_has_to_yield() {
@@ -121,15 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn an_address_for_everybody_is_reached_by_loopback() {
-        assert_eq!(DATA.url(), "http://127.0.0.1:80");
-        let v6 = Listener { address: "[::]:81".parse().unwrap(), ..DATA };
-        assert_eq!(v6.url(), "http://[::1]:81");
+    fn a_listener_without_its_certificate_cannot_be_asked() {
+        assert!(DATA.plane().is_some());
+        assert!(Listener { tls: Some(&tls()), ..DATA }.plane().is_none());
     }
 
     #[test]
     fn an_admin_plane_for_everybody_is_worth_a_warning() {
-        assert_eq!(exposure("127.0.0.1:81".parse().unwrap()), None);
-        assert_eq!(exposure("10.0.0.1:81".parse().unwrap()).unwrap().status, Status::Warning);
+        let at = |address: &str, tls| exposure(Listener { address: address.parse().unwrap(), tls, ..DATA });
+        assert_eq!(at("127.0.0.1:81", None), None);
+        assert_eq!(at("10.0.0.1:81", None).unwrap().status, Status::Warning);
+        assert_eq!(at("10.0.0.1:81", Some(&tls())), None);
     }
 }

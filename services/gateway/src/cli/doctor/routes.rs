@@ -7,7 +7,7 @@ use experts::ExpertSpec;
 use routing::{Availability, ExpertId, Features, Fleet, Policy, Request};
 
 use super::report::{Check, Section, some_of};
-use crate::config::{Config, RouteSpec};
+use crate::config::{Config, RouteSpec, WhenRouterFails};
 
 /// Names that a message lists before it only counts.
 const NAMED: usize = 4;
@@ -113,7 +113,7 @@ fn check(route: &RouteSpec, reads: bool, answering: &BTreeSet<ExpertId>, dead: &
             format!("its default `{default}` does not answer"),
             "mend it, or set the route's default to an expert that does",
         ),
-        None if reads => here.warning(
+        None if reads && route.when_router_fails == WhenRouterFails::Default => here.warning(
             name,
             "has no default: requests fail with 503 while the router is late or broken",
             "set the route's default to a general expert",
@@ -172,6 +172,9 @@ mod tests {
         assert_eq!(status("{id: auto, policy: {kind: coe}}", &[]), Status::Warning);
         assert_eq!(status("{id: auto, policy: {kind: coe}, default: a}", &["a"]), Status::Warning);
         assert_eq!(status("{id: auto, policy: {kind: coe}, default: a}", &["a", "b"]), Status::Failure);
+        // Some routes are there to refuse.
+        let refusing = "{id: auto, policy: {kind: coe}, when_router_fails: refuse}";
+        assert_eq!(status(refusing, &[]), Status::Ok);
         // A fixed order is its own fallback.
         let order = "{id: auto, policy: {kind: static, order: [{expert: a}, {expert: b}]}}";
         assert_eq!((status(order, &[]), status(order, &["a"])), (Status::Ok, Status::Ok));

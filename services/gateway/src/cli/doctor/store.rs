@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access, statvfs};
-use stores::{EmbeddedStore, StoreError};
+use stores::{EmbeddedStore, Kind, StoreError};
 
 use super::report::{Check, Section, bytes};
 
@@ -24,7 +24,7 @@ pub(super) struct Store {
 #[derive(Debug)]
 enum File {
     Absent,
-    Whole { bytes: u64 },
+    Whole { bytes: u64, has_keys: bool },
     InUse { bytes: u64 },
     Unusable(String),
 }
@@ -40,10 +40,11 @@ impl Store {
         let own = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = own.ancestors().find(|p| p.is_dir()).unwrap_or(Path::new("."));
         let size = std::fs::metadata(path).map(|found| found.len());
-        let file = match (size, EmbeddedStore::verify(path)) {
+        let looked = EmbeddedStore::peek(path).and_then(|store| Ok(!store.load_all(Kind::Key)?.is_empty()));
+        let file = match (size, looked) {
             (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => File::Absent,
             (Err(error), _) => File::Unusable(format!("{}: {error}", path.display())),
-            (Ok(bytes), Ok(())) => File::Whole { bytes },
+            (Ok(bytes), Ok(has_keys)) => File::Whole { bytes, has_keys },
             (Ok(bytes), Err(StoreError::InUse { .. })) => File::InUse { bytes },
             (Ok(_), Err(error)) => File::Unusable(error.to_string()),
         };
@@ -53,6 +54,15 @@ impl Store {
             free: statvfs(folder).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
             folder: folder.to_owned(),
             file,
+        }
+    }
+
+    /// Whether it holds API keys; `None` where that cannot be seen.
+    pub(super) fn has_keys(&self) -> Option<bool> {
+        match self.file {
+            File::Absent => Some(false),
+            File::Whole { has_keys, .. } => Some(has_keys),
+            File::InUse { .. } | File::Unusable(_) => None,
         }
     }
 
@@ -70,7 +80,7 @@ impl Store {
         }];
         checks.push(match &self.file {
             File::Absent => here.ok("file", format!("{path} is made at the first start")),
-            File::Whole { bytes: size } => here.ok("file", format!("{path} is whole, {}", bytes(*size))),
+            File::Whole { bytes: size, .. } => here.ok("file", format!("{path} is whole, {}", bytes(*size))),
             File::InUse { bytes: size } if running => {
                 here.ok("file", format!("{path} is in use by the running gateway, {}", bytes(*size)))
             }
@@ -99,6 +109,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use stores::{Change, Write};
+
     use super::super::report::Status;
     use super::*;
 
@@ -139,8 +151,12 @@ mod tests {
         assert!(matches!(Store::at(&path).file, File::InUse { .. }));
         drop(open);
         let before = std::fs::read(&path).unwrap();
-        assert!(matches!(Store::at(&path).file, File::Whole { .. }));
+        assert!(matches!(Store::at(&path).file, File::Whole { has_keys: false, .. }));
         assert_eq!(std::fs::read(&path).unwrap(), before);
+        let key = Write::put(Kind::Key, "ci", &serde_json::json!({})).unwrap();
+        let change = Change { writes: vec![key], audit: Vec::new() };
+        EmbeddedStore::open(&path).unwrap().commit(&change).unwrap();
+        assert_eq!(Store::at(&path).has_keys(), Some(true));
         std::fs::write(&path, "something else").unwrap();
         let found = Store::at(&path);
         assert!(matches!(&found.file, File::Unusable(e) if e.contains("not a store")), "{found:?}");

@@ -35,6 +35,9 @@ fn composed(settings: &LlmBackend, body: &str) -> (String, bool) {
         headers: &headers,
         request_id: &id,
         deadline: None,
+        timeouts: crate::Timeouts::default(),
+        affinity: None,
+        seed: 0,
     };
     let composed = Composer::new(settings, literal("up\"stream")).compose(&call).unwrap();
     (String::from_utf8(composed.payload.joined()).unwrap(), composed.strip_usage)
@@ -112,6 +115,9 @@ fn a_span_outside_of_the_body_is_an_error() {
         headers: &headers,
         request_id: &id,
         deadline: None,
+        timeouts: crate::Timeouts::default(),
+        affinity: None,
+        seed: 0,
     };
     let error = Composer::new(&settings(&json!({})), literal("m")).compose(&call).err().unwrap();
     assert_eq!(error.kind(), CallErrorKind::Request);

@@ -10,6 +10,7 @@ const EXPECTED: Expected<'_> = Expected {
     connect_timeout: Duration::from_secs(2),
 };
 const NOW: u64 = 1_800_000_000;
+const DAY: u64 = 86_400;
 
 fn look(status: u16, models: Option<&[&str]>) -> Look {
     let models = models.map(|names| names.iter().map(|n| (*n).to_owned()).collect());
@@ -24,6 +25,10 @@ fn look(status: u16, models: Option<&[&str]>) -> Look {
 fn status(expected: Expected<'_>, look: &Look) -> (Status, String, String) {
     let check = judge(expected, look, NOW).remove(0);
     (check.status, check.detail, check.remedy.unwrap_or_default())
+}
+
+fn specs(text: &str) -> Vec<ExpertSpec> {
+    crate::config::parse(text, &|_| None).unwrap().experts
 }
 
 #[test]
@@ -90,13 +95,41 @@ fn an_expert_is_dead_when_none_of_its_endpoints_works() {
   - {id: a, backend: {kind: llm, endpoints: [{url: 'http://a/v1'}]}}
   - {id: b, backend: {kind: llm, endpoints: [{url: 'http://b/v1'}]}}
   - {id: c, backend: {kind: constant, text: x}}";
-    let experts = crate::config::parse(text, &|_| None).unwrap().experts;
+    let experts = specs(text);
     let checks = [
         Section::Experts.failure("a", "", ""),
         Section::Experts.failure("b", "", ""),
         Section::Experts.warning("b", "", ""),
     ];
     assert_eq!(dead(&experts, &checks).into_iter().collect::<Vec<_>>(), ["a"]);
-    assert_eq!(offline(&experts)[0].detail, "of 2 experts not looked at (--offline)");
+    let client = Client::new(&::experts::ClientConfig::default()).unwrap();
+    assert_eq!(offline(&experts, &client, NOW)[0].detail, "of 2 experts not looked at (--offline)");
     assert_eq!(local(&experts).unwrap().detail, "1 expert: c");
+}
+
+#[test]
+fn an_experts_own_files_are_looked_at_without_the_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["us".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(place("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(place("key.pem"), key.serialize_pem()).unwrap();
+    let expert = |id: &str, key: &str| {
+        let tls = format!("{{client_cert_file: '{}', client_key_file: '{}'}}", place("cert.pem"), place(key));
+        format!(
+            "  - {{id: {id}, backend: {{kind: llm, endpoints: [{{url: 'https://{id}/v1'}}], tls: {tls}}}}}"
+        )
+    };
+    let specs = specs(&format!("experts:\n{}\n{}", expert("a", "key.pem"), expert("b", "absent.pem")));
+    let client = Client::new(&::experts::ClientConfig::default()).unwrap();
+    // 2030-01-01
+    let end = 1_893_456_000;
+    let found = offline(&specs, &client, end - 3 * DAY);
+    let told: Vec<(&str, Status)> = found.iter().map(|c| (c.name.as_str(), c.status)).collect();
+    assert_eq!(told[..2], [("a certificate", Status::Warning), ("b", Status::Failure)], "{found:?}");
+    assert!(found[0].detail.contains("cert.pem ends in 3 days"), "{found:?}");
+    assert!(found[1].detail.starts_with("backend.tls.client_key_file: "), "{found:?}");
+    assert!(offline(&specs, &client, end - 30 * DAY).iter().all(|c| c.name != "a certificate"));
 }

@@ -1,0 +1,162 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use tokio::sync::Notify;
+
+use super::settings::{Base, Endpoint, LlmBackend};
+use crate::call::{Call, Operation};
+use crate::resilience::balance;
+use crate::upstream::{Address, Client, Identity, Origin, Payload, Peer, Trust};
+use crate::vitals::Vitals;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Headers of clients that upstreams get: tracing, idempotency, and wishes about latency that inference
+/// gateways understand.
+const SENT_ON: [HeaderName; 8] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("x-slo-ttft-ms"),
+    HeaderName::from_static("x-slo-tpot-ms"),
+    HeaderName::from_static("x-gateway-inference-objective"),
+    HeaderName::from_static("x-gateway-inference-fairness-id"),
+];
+
+/// A configured endpoint with everything about it that does not change from request to request.
+pub(super) struct Server {
+    pub(super) url: String,
+    pub(super) weight: f64,
+    /// How often its addresses are looked up, where each is a site of its own.
+    pub(super) refresh: Option<Duration>,
+    /// Asks for a look at once.
+    pub(super) look: Notify,
+    pub(super) origin: Origin,
+    http2: bool,
+    trust: Trust,
+    identity: Option<Arc<Identity>>,
+    headers: HeaderMap,
+    host: HeaderValue,
+    /// By operation: the path alone, for HTTP/1, and the whole URL, for HTTP/2.
+    targets: [(Uri, Uri); Operation::ALL.len()],
+    /// What active checks ask for.
+    health: Option<(Uri, Uri)>,
+}
+
+/// A server at an address: what a request is sent to.
+pub(super) struct Site {
+    pub(super) server: Arc<Server>,
+    /// Where it was discovered; `None` where any address of the host will do.
+    pub(super) address: Option<IpAddr>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) vitals: Arc<Vitals>,
+    /// For rendezvous hashing.
+    pub(super) key: u64,
+}
+
+impl Server {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        settings: &LlmBackend,
+        template: &HeaderMap,
+        trust: Trust,
+        identity: Option<Arc<Identity>>,
+    ) -> Result<Self, String> {
+        let base = Base::parse(&endpoint.url)?;
+        let [chat, completions, embeddings] = Operation::ALL;
+        let target = |operation: Operation| base.target(operation.path());
+        let health = settings.health.as_ref().map(|h| base.target(&h.path)).transpose()?;
+        Ok(Self {
+            url: endpoint.url.clone(),
+            weight: f64::from(endpoint.weight),
+            refresh: endpoint.discover.map(|_| Duration::from_millis(endpoint.refresh_ms)),
+            look: Notify::new(),
+            http2: settings.http2,
+            trust,
+            identity,
+            headers: template.clone(),
+            host: HeaderValue::try_from(base.origin.authority.as_str()).map_err(|e| e.to_string())?,
+            targets: [target(chat)?, target(completions)?, target(embeddings)?],
+            health,
+            origin: base.origin,
+        })
+    }
+
+    pub(super) fn is_discovered(&self) -> bool {
+        self.refresh.is_some()
+    }
+
+    /// A request's frame for a version of HTTP.
+    fn frame(&self, (path, whole): &(Uri, Uri), version: Version, payload: Payload) -> Request<Payload> {
+        let mut request = Request::new(payload);
+        *request.version_mut() = version;
+        *request.headers_mut() = self.headers.clone();
+        if version == Version::HTTP_2 {
+            *request.uri_mut() = whole.clone();
+        } else {
+            request.headers_mut().insert(HOST, self.host.clone());
+            *request.uri_mut() = path.clone();
+        }
+        request
+    }
+
+    pub(super) fn request(&self, call: &Call<'_>, payload: &Payload, version: Version) -> Request<Payload> {
+        let target = &self.targets[call.operation as usize];
+        let mut request = self.frame(target, version, payload.clone());
+        *request.method_mut() = Method::POST;
+        let headers = request.headers_mut();
+        headers.insert(REQUEST_ID, call.request_id.clone());
+        for name in &SENT_ON {
+            if let Some(value) = call.headers.get(name)
+                && !headers.contains_key(name)
+            {
+                headers.insert(name, value.clone());
+            }
+        }
+        request
+    }
+
+    /// What an active check sends.
+    pub(super) fn health_request(&self, version: Version) -> Option<Request<Payload>> {
+        Some(self.get(self.health.as_ref()?, version))
+    }
+
+    /// A request without a body.
+    pub(super) fn get(&self, target: &(Uri, Uri), version: Version) -> Request<Payload> {
+        let mut request = self.frame(target, version, Payload::default());
+        request.headers_mut().remove(http::header::CONTENT_TYPE);
+        request
+    }
+
+    /// Where to connect to: to one of its host's addresses, or to any of them.
+    pub(super) fn address(&self, at: Option<IpAddr>) -> Result<Address, String> {
+        self.origin.address(at, self.http2, self.trust, self.identity.clone())
+    }
+}
+
+impl Site {
+    pub(super) fn new(
+        server: &Arc<Server>,
+        address: Option<IpAddr>,
+        client: &Client,
+        vitals: impl FnOnce(Arc<str>) -> Vitals,
+    ) -> Result<Self, String> {
+        let to = server.address(address)?;
+        let name: Arc<str> = match address {
+            Some(ip) => format!("{} ({ip})", server.url).into(),
+            None => server.url.as_str().into(),
+        };
+        let key = balance::key(&name);
+        Ok(Self {
+            server: server.clone(),
+            address,
+            peer: client.peer(to),
+            vitals: Arc::new(vitals(name)),
+            key,
+        })
+    }
+}
