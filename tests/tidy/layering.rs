@@ -10,11 +10,12 @@ use super::source;
 /// Packages of this workspace and those of it that they may use. A package that is missing here fails the
 /// test: say where it belongs.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("gateway", &["encoder", "experts", "routing", "stores", "training"]),
+    ("gateway", &["encoder", "experts", "protocols", "routing", "stores", "training"]),
     ("training", &["encoder", "routing"]),
     ("encoder", &["routing"]),
     ("experts", &["routing"]),
     ("stores", &["routing"]),
+    ("protocols", &[]),
     ("routing", &[]),
     ("mock-expert", &[]),
     ("loadtest", &[]),
