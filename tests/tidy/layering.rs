@@ -23,7 +23,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that decide and do nothing else, with the only crates that they may use.
-const PURE: &[(&str, &[&str])] = &[("routing", &["serde", "thiserror", "utoipa"])];
+const PURE: &[(&str, &[&str])] = &[
+    ("protocols", &["memchr", "serde", "serde_json", "thiserror"]),
+    ("routing", &["serde", "thiserror", "utoipa"]),
+];
 
 /// What pure packages must not touch: the world, the clock, chance.
 const IMPURE: &[&str] = &[

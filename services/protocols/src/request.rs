@@ -77,14 +77,26 @@ pub(crate) fn number(
     Ok(raw.is_some())
 }
 
-/// Passes on the fields that the protocol does not know, except those whose names `taken` has, which the
-/// translation writes itself.
-pub(crate) fn pass_rest(out: &mut Json<'_>, top: Object<'_>, taken: &[&str], lossy: &mut Lossy) {
-    for (name, raw) in top.rest() {
-        if taken.contains(&&*name) {
-            lossy.field("", &name);
-        } else {
-            out.key(&name).raw(raw.get());
+/// The fields of chat completions that a translation made of others.
+#[derive(Default)]
+pub(crate) struct Written(Vec<&'static str>);
+
+impl Written {
+    /// Remembers a field, and gives its name back.
+    pub(crate) fn add(&mut self, name: &'static str) -> &'static str {
+        self.0.push(name);
+        name
+    }
+
+    /// Passes on the fields that the protocol does not know, except those that the translation made.
+    pub(crate) fn pass_rest(&self, out: &mut Json<'_>, top: Object<'_>, lossy: &mut Lossy) {
+        for (name, raw) in top.rest() {
+            // Usage is always asked for.
+            if name == "stream_options" || self.0.contains(&&*name) {
+                lossy.field("", &name);
+            } else {
+                out.key(&name).raw(raw.get());
+            }
         }
     }
 }

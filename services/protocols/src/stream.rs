@@ -394,6 +394,3 @@ impl<S: Sink> Order<S> {
         self.sink.delta(text, logprobs, out)
     }
 }
-
-#[cfg(test)]
-mod tests;

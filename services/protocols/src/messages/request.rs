@@ -10,7 +10,7 @@ use super::Echo;
 use crate::error::BadRequest;
 use crate::json::{self, Json, Kind, Object};
 use crate::lossy::Lossy;
-use crate::request::{self, Translated};
+use crate::request::{self, Translated, Written};
 
 /// Fields without a counterpart that change nothing about what an answer means.
 const HARMLESS: &[&str] = &[
@@ -26,9 +26,6 @@ const HARMLESS: &[&str] = &[
     "user_profile_id",
     "workspace_id",
 ];
-/// Chat completions fields that the translation writes itself.
-const WRITTEN: &[&str] =
-    &["parallel_tool_calls", "reasoning_effort", "response_format", "stop", "stream_options", "user"];
 /// Beginnings of the types of tools that the provider runs.
 const SERVER_TOOLS: &[&str] = &["web_search_", "web_fetch_", "code_execution_", "tool_search_", "mcp_"];
 const LARGE_BUDGET: u64 = 16_384;
@@ -51,7 +48,8 @@ pub fn request(body: &[u8]) -> Result<Translated<Echo>, BadRequest> {
     let mut result = Ok(());
     Json(&mut sent).object(|out| {
         out.key("model").string(&model);
-        result = Translation { out, lossy: &mut lossy, echo: &mut echo }.run(top, stream);
+        result = Translation { out, written: Written::default(), lossy: &mut lossy, echo: &mut echo }
+            .run(top, stream);
     });
     result?;
     Ok(Translated { body: sent, stream, model, lossy: lossy.into_paths(), echo })
@@ -59,6 +57,7 @@ pub fn request(body: &[u8]) -> Result<Translated<Echo>, BadRequest> {
 
 struct Translation<'t, 'o> {
     out: &'t mut Json<'o>,
+    written: Written,
     lossy: &'t mut Lossy,
     echo: &'t mut Echo,
 }
@@ -75,6 +74,7 @@ impl Translation<'_, '_> {
             }
             Some(most) => self.out.key("max_tokens").number(most),
         };
+        self.written.add("max_completion_tokens");
         request::write_stream(self.out, stream);
         request::number(self.out, &mut top, "temperature", "temperature")?;
         request::number(self.out, &mut top, "top_p", "top_p")?;
@@ -87,13 +87,13 @@ impl Translation<'_, '_> {
             if let Some(user) =
                 metadata.take_kind("user_id", Kind::String).map_err(|e| e.below("metadata"))?
             {
-                self.out.key("user").raw(user.get());
+                self.out.key(self.written.add("user")).raw(user.get());
             }
             metadata.lose_rest("metadata", self.lossy);
         }
         self.effort_and_format(&mut top)?;
         self.tools(&mut top)?;
-        request::pass_rest(self.out, top, WRITTEN, self.lossy);
+        self.written.pass_rest(self.out, top, self.lossy);
         Ok(())
     }
 
@@ -102,7 +102,7 @@ impl Translation<'_, '_> {
         let all = serde_json::from_str::<Vec<String>>(raw.get())
             .map_err(|_| BadRequest::at("stop_sequences", "must be an array of strings"))?;
         if !all.is_empty() {
-            self.out.key("stop").raw(raw.get());
+            self.out.key(self.written.add("stop")).raw(raw.get());
         }
         self.echo.stop_sequences = all;
         Ok(())
@@ -160,7 +160,7 @@ impl Translation<'_, '_> {
             config.lose_rest("output_config", self.lossy);
         }
         if let Some(effort) = effort {
-            self.out.key("reasoning_effort").string(effort);
+            self.out.key(self.written.add("reasoning_effort")).string(effort);
         }
         match format {
             Some((path, raw)) => self.format(raw).map_err(|e| e.below(path)),
@@ -174,7 +174,7 @@ impl Translation<'_, '_> {
             return Err(BadRequest::at("type", "must be `json_schema`"));
         }
         let schema = format.need_kind("schema", Kind::Object)?;
-        self.out.key("response_format").typed("json_schema", |o| {
+        self.out.key(self.written.add("response_format")).typed("json_schema", |o| {
             o.key("json_schema").object(|o| {
                 o.key("name").string("output");
                 o.key("schema").raw(schema.get());
@@ -247,7 +247,7 @@ impl Translation<'_, '_> {
             return if forced { Err(BadRequest::new(message)) } else { Ok(()) };
         }
         if choice.flag("disable_parallel_tool_use")? == Some(true) {
-            self.out.key("parallel_tool_calls").raw("false");
+            self.out.key(self.written.add("parallel_tool_calls")).raw("false");
         }
         self.out.key("tool_choice");
         match (&*kind, name) {

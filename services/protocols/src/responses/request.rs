@@ -9,7 +9,7 @@ use super::Echo;
 use crate::error::BadRequest;
 use crate::json::{self, Json, Kind, Object};
 use crate::lossy::Lossy;
-use crate::request::{self, Translated};
+use crate::request::{self, Translated, Written};
 
 /// Fields without a counterpart that change nothing about what an answer means.
 const HARMLESS: &[&str] = &[
@@ -27,17 +27,6 @@ const STATEFUL: &[(&str, &str)] = &[
     ("conversation", "nothing is stored here; send the whole conversation in `input`"),
     ("prompt", "no prompt templates are stored here; send the text in `instructions` and `input`"),
 ];
-/// Chat completions fields that the translation writes itself.
-const WRITTEN: &[&str] = &[
-    "logprobs",
-    "max_completion_tokens",
-    "max_tokens",
-    "messages",
-    "reasoning_effort",
-    "response_format",
-    "verbosity",
-];
-
 /// Translates a request.
 ///
 /// # Errors
@@ -69,7 +58,8 @@ pub fn request(body: &[u8]) -> Result<Translated<Echo>, BadRequest> {
     Json(&mut sent).object(|out| {
         out.key("model").string(&model);
         let shown = Json(&mut fields);
-        result = Translation { out, shown, lossy: &mut lossy, echo: &mut echo }.run(top, stream);
+        result = Translation { out, written: Written::default(), shown, lossy: &mut lossy, echo: &mut echo }
+            .run(top, stream);
     });
     result?;
     echo.fields = fields;
@@ -78,6 +68,7 @@ pub fn request(body: &[u8]) -> Result<Translated<Echo>, BadRequest> {
 
 struct Translation<'t, 'o, 's> {
     out: &'t mut Json<'o>,
+    written: Written,
     /// The fields that the answer repeats.
     shown: Json<'s>,
     lossy: &'t mut Lossy,
@@ -87,6 +78,7 @@ struct Translation<'t, 'o, 's> {
 impl Translation<'_, '_, '_> {
     fn run(&mut self, mut top: Object<'_>, stream: bool) -> Result<(), BadRequest> {
         let instructions = top.take_kind("instructions", Kind::String)?;
+        self.written.add("messages");
         input::write(self.out, instructions, top.need("input")?, self.lossy)?;
         self.show("instructions", instructions, "null");
         request::write_stream(self.out, stream);
@@ -97,7 +89,8 @@ impl Translation<'_, '_, '_> {
 
         let most = top.take_kind("max_output_tokens", Kind::Number)?;
         if let Some(most) = most {
-            self.out.key("max_tokens").raw(most.get());
+            self.written.add("max_completion_tokens");
+            self.out.key(self.written.add("max_tokens")).raw(most.get());
         }
         self.show("max_output_tokens", most, "null");
         // Of no use without tools that the provider runs.
@@ -131,7 +124,7 @@ impl Translation<'_, '_, '_> {
         for (name, value) in [("previous_response_id", "null"), ("background", "false"), ("store", "false")] {
             self.show(name, None, value);
         }
-        request::pass_rest(self.out, top, WRITTEN, self.lossy);
+        self.written.pass_rest(self.out, top, self.lossy);
         Ok(())
     }
 
@@ -153,7 +146,7 @@ impl Translation<'_, '_, '_> {
             }
         }
         if wanted {
-            self.out.key("logprobs").raw("true");
+            self.out.key(self.written.add("logprobs")).raw("true");
         }
         if let Some(most) = most.filter(|_| wanted) {
             self.out.key("top_logprobs").raw(most.get());
@@ -169,7 +162,7 @@ impl Translation<'_, '_, '_> {
         let below = |e: BadRequest| e.below("reasoning");
         let mut reasoning = Object::read(raw).map_err(below)?;
         if let Some(effort) = reasoning.take_kind("effort", Kind::String).map_err(below)? {
-            self.out.key("reasoning_effort").raw(effort.get());
+            self.out.key(self.written.add("reasoning_effort")).raw(effort.get());
         }
         for name in ["summary", "generate_summary"] {
             self.echo.summary |= reasoning.take_kind(name, Kind::String).map_err(below)?.is_some();
@@ -184,7 +177,7 @@ impl Translation<'_, '_, '_> {
         let Some(raw) = raw else { return Ok(()) };
         let mut text = Object::read(raw).map_err(|e| e.below("text"))?;
         if let Some(verbosity) = text.take_kind("verbosity", Kind::String).map_err(|e| e.below("text"))? {
-            self.out.key("verbosity").raw(verbosity.get());
+            self.out.key(self.written.add("verbosity")).raw(verbosity.get());
         }
         if let Some(raw) = text.take("format").map_err(|e| e.below("text"))? {
             self.format(raw).map_err(|e| e.below("text.format"))?;
@@ -198,14 +191,14 @@ impl Translation<'_, '_, '_> {
         match &*format.need_text("type")? {
             "text" => {}
             "json_object" => {
-                self.out.key("response_format").typed("json_object", |_| {});
+                self.out.key(self.written.add("response_format")).typed("json_object", |_| {});
             }
             "json_schema" => {
                 let name = format.need_kind("name", Kind::String)?;
                 let schema = format.need_kind("schema", Kind::Object)?;
                 let description = format.take_kind("description", Kind::String)?;
                 let strict = format.take_kind("strict", Kind::Bool)?;
-                self.out.key("response_format").typed("json_schema", |o| {
+                self.out.key(self.written.add("response_format")).typed("json_schema", |o| {
                     o.key("json_schema").object(|o| {
                         o.key("name").raw(name.get());
                         if let Some(description) = description {

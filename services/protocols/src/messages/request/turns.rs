@@ -98,12 +98,12 @@ impl<'a> Turn<'a> {
         Ok(Self { role, content })
     }
 
-    /// Whether the user says something, and not only what tools said.
+    /// Whether the user begins anew, and does not give the results of tools. Agents add texts to results.
     fn is_asking(&self) -> bool {
         self.role == Role::User
             && match &self.content {
                 Content::Text(_) => true,
-                Content::Blocks(blocks) => blocks.iter().any(|block| block.kind != "tool_result"),
+                Content::Blocks(blocks) => blocks.iter().all(|block| block.kind != "tool_result"),
             }
     }
 }
