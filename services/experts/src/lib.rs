@@ -23,4 +23,5 @@ pub use kind::{Backend, ConstantBackend, Endpoint, EndpointStatus, LlmBackend, R
 pub use registry::{Expert, Registry, Snapshot};
 pub use secret::Secret;
 pub use spec::{Cost, ExpertSpec, Limits, Problem};
+pub use splice::correct_stream;
 pub use upstream::{Client, ClientConfig, ClientError};

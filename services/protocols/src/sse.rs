@@ -85,6 +85,10 @@ impl Parser {
     }
 
     fn end_line(&mut self, line: &[u8], take: &mut impl FnMut(Event<'_>)) {
+        self.check(line.len(), take);
+        if self.stopped {
+            return;
+        }
         let mark = std::mem::take(&mut self.at_start).then(|| line.strip_prefix(b"\xef\xbb\xbf")).flatten();
         let line = mark.unwrap_or(line);
         if line.is_empty() {
@@ -166,8 +170,9 @@ mod tests {
     #[test]
     fn too_long_ends_it() {
         assert_eq!(read(&[b"data: 12345\n\n", b"data: 1\n\n"], 4), ["(too long)"]);
-        assert_eq!(read(&[b"data: 1\n", b"data: 2\ndata: 3\n\n"], 4), ["(too long)"]);
+        assert_eq!(read(&[b"data: 1\n", b"data: 2\ndata: 3\ndata: 4\ndata: 5\n\n"], 8), ["(too long)"]);
         assert_eq!(read(&[b"xxxx", b"xxxxxxxx", b"\n\ndata: 1\n\n"], 10), ["(too long)"]);
+        assert_eq!(read(&[b": xxxxxxxxxx\n\ndata: 1\n\n"], 10), ["(too long)"]);
     }
 
     proptest! {
@@ -176,7 +181,9 @@ mod tests {
             let input = lines.concat().into_bytes();
             let (a, b) = (cut.min(other) % (input.len() + 1), cut.max(other) % (input.len() + 1));
             let (a, b) = (a.min(b), a.max(b));
-            prop_assert_eq!(read(&[&input[..a], &input[a..b], &input[b..]], 1000), read(&[&input], 1000));
+            for limit in [1000, 9] {
+                prop_assert_eq!(read(&[&input[..a], &input[a..b], &input[b..]], limit), read(&[&input], limit));
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ use complete::Completeness;
 
 /// More tool calls than this in one answer are taken for a failure.
 const MOST_CALLS: usize = 256;
+/// And so are more blocks than this that wait for another's end.
+const MOST_WAITING: usize = 1024;
 /// What a waiting block or a known call costs beside its text.
 const OVERHEAD: usize = 64;
 
@@ -324,6 +326,9 @@ impl<S: Sink> Order<S> {
         if let Some((_, (_, waiting))) = self.waiting.iter_mut().enumerate().find(merges) {
             waiting.push_str(text);
             return Ok(());
+        }
+        if self.waiting.len() == MOST_WAITING {
+            return Err(Failure::server("the expert mixed too many blocks"));
         }
         self.keep(OVERHEAD)?;
         self.waiting.push((lane, text.to_owned()));
