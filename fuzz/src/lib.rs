@@ -135,7 +135,9 @@ fn check_stream(data: &[u8], ends: &[&str], translate: impl Fn(std::slice::Chunk
     let mut ended = false;
     for event in text.split_terminator("\n\n").filter(|event| !event.starts_with(':')) {
         assert!(!ended, "an event after the last: {text}");
-        let Some((name, data)) = event.split_once("\ndata: ") else { panic!("an event without data: {text}") };
+        let Some((name, data)) = event.split_once("\ndata: ") else {
+            panic!("an event without data: {text}")
+        };
         assert!(is_json(data.as_bytes()), "{text}");
         ended = name.strip_prefix("event: ").is_some_and(|name| ends.contains(&name));
     }
