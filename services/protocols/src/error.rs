@@ -45,7 +45,7 @@ impl BadRequest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the expert's answer cannot be translated: {message}")]
 pub struct BadAnswer {
-    /// What is wrong with it. Says nothing of its content.
+    /// What is wrong with it: what the expert said of its failure, or nothing of its content.
     pub message: Cow<'static, str>,
 }
 

@@ -26,11 +26,18 @@ pub use stream::Stream;
 const SIGNATURE: &str = "unsigned";
 
 /// What an answer's translation needs of its request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Echo {
     /// Stands for the model that the expert did not name.
     model: String,
     /// Whether the client wants to see thinking.
     thinking: bool,
     stop_sequences: Vec<String>,
+}
+
+/// Shows nothing that a client wrote but the model.
+impl std::fmt::Debug for Echo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Echo").field("model", &self.model).finish_non_exhaustive()
+    }
 }

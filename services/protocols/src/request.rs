@@ -9,7 +9,7 @@ use crate::json::{self, Json, Kind, Object};
 use crate::lossy::Lossy;
 
 /// A request, translated to chat completions.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Translated<E> {
     /// The body of the chat completions request.
     pub body: Vec<u8>,
@@ -22,6 +22,15 @@ pub struct Translated<E> {
     pub lossy: Vec<String>,
     /// What the answer's translation needs of the request.
     pub echo: E,
+}
+
+/// Shows nothing of the conversation.
+impl<E> std::fmt::Debug for Translated<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stream, model, lossy, .. } = self;
+        let mut shown = f.debug_struct("Translated");
+        shown.field("stream", stream).field("model", model).field("lossy", lossy).finish_non_exhaustive()
+    }
 }
 
 /// Reads a body as far as its top level.

@@ -25,7 +25,7 @@ pub use request::request;
 pub use stream::Stream;
 
 /// What an answer's translation needs of its request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Echo {
     /// Stands for the model that the expert did not name.
     model: String,
@@ -35,4 +35,11 @@ pub struct Echo {
     custom_tools: Vec<String>,
     /// Whether reasoning is shown as a summary.
     summary: bool,
+}
+
+/// Shows nothing that a client wrote but the model.
+impl std::fmt::Debug for Echo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Echo").field("model", &self.model).finish_non_exhaustive()
+    }
 }

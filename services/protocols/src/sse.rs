@@ -14,7 +14,6 @@ pub(crate) enum Event<'a> {
 }
 
 /// The state between two pieces of a stream.
-#[derive(Debug)]
 pub(crate) struct Parser {
     /// The most bytes of a line and of an event's data.
     limit: usize,

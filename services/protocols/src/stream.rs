@@ -55,7 +55,6 @@ pub(crate) trait Sink {
 }
 
 /// Puts an expert's stream in order for a [`Sink`].
-#[derive(Debug)]
 pub(crate) struct Flow<S> {
     parser: Parser,
     order: Order<S>,
@@ -104,7 +103,6 @@ enum Lane {
 }
 
 /// A tool call that the stream has mentioned.
-#[derive(Debug)]
 struct Call {
     index: Option<u64>,
     id: Option<String>,
@@ -113,7 +111,6 @@ struct Call {
     closed: bool,
 }
 
-#[derive(Debug)]
 struct Order<S> {
     sink: S,
     limit: usize,

@@ -11,8 +11,14 @@ use crate::stream::{Block, Flow, Sink};
 use crate::{Limits, Stamp};
 
 /// Translates a stream, in pieces of any size. It always ends with `message_stop` or with an `error` event.
-#[derive(Debug)]
 pub struct Stream(Flow<Events>);
+
+/// Shows nothing of the answer.
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
 
 impl Stream {
     /// A stream that answers the request which `echo` comes from.
@@ -33,7 +39,6 @@ impl Stream {
     }
 }
 
-#[derive(Debug)]
 struct Events {
     echo: Echo,
     id: String,

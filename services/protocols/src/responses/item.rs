@@ -24,7 +24,6 @@ pub(super) enum Kind {
 }
 
 /// An item, without the text that it holds.
-#[derive(Debug)]
 pub(super) struct Item {
     pub(super) kind: Kind,
     pub(super) id: String,

@@ -12,8 +12,14 @@ use crate::{Limits, Stamp};
 
 /// Translates a stream, in pieces of any size. It always ends with `response.completed`,
 /// `response.incomplete` or `response.failed`, each with the whole answer so far.
-#[derive(Debug)]
 pub struct Stream(Flow<Events>);
+
+/// Shows nothing of the answer.
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
 
 impl Stream {
     /// A stream that answers the request which `echo` comes from.
@@ -46,7 +52,6 @@ impl Stream {
     }
 }
 
-#[derive(Debug)]
 struct Events {
     echo: Echo,
     stamp: Stamp,

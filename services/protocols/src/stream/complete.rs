@@ -1,5 +1,5 @@
 /// Follows the text of a JSON object or array until its last bracket.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Completeness {
     depth: u32,
     in_string: bool,

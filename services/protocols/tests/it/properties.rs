@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use protocols::{Limits, messages, responses};
+use protocols::{Limits, Stamp, messages, responses};
 use serde_json::{Value, json};
 
 use crate::experts;
@@ -197,6 +197,26 @@ fn texts(body: &[u8]) -> Vec<(String, String)> {
     };
     let role = |message: &Value| message["role"].as_str().unwrap().to_owned();
     body["messages"].as_array().unwrap().iter().map(|m| (role(m), text(&m["content"]))).collect()
+}
+
+#[test]
+fn nothing_of_a_conversation_shows_in_debug_output() {
+    let body = json!({
+        "model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "secret"}], "system": "secret",
+        "stop_sequences": ["secret"], "input": "secret", "instructions": "secret", "user": "secret",
+    });
+    let (message, response) = (
+        messages::request(body.to_string().as_bytes()).unwrap(),
+        responses::request(body.to_string().as_bytes()).unwrap(),
+    );
+    let requests = format!("{message:?}{:?}{response:?}{:?}", message.echo, response.echo);
+    let chunk = experts::event(&json!({"choices": [{"index": 0, "delta": {"content": "secret"}}]}));
+    let mut first = messages::Stream::new(message.echo, Stamp::default(), Limits::default());
+    first.push(chunk.as_bytes(), &mut Vec::new());
+    let mut second = responses::Stream::new(response.echo, Stamp::default(), Limits::default());
+    second.push(chunk.as_bytes(), &mut Vec::new());
+    let shown = format!("{requests}{first:?}{second:?}");
+    assert!(shown.contains("Stream") && !shown.contains("secret"), "{shown}");
 }
 
 proptest! {
