@@ -193,7 +193,8 @@ impl Editor {
                     captured = open;
                 }
                 Mark::UsageClose(close) => self.read_usage(&piece[captured..close]),
-                Mark::NoChoices => self.choices = Some(false),
+                // Once is enough: what is decided must not depend on where the stream was cut.
+                Mark::NoChoices => self.choices = self.choices.or(Some(false)),
                 Mark::Choices => self.choices = Some(true),
                 Mark::Finish => self.finished = true,
                 Mark::ModelOpen(_) => {}
