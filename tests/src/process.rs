@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -139,6 +139,7 @@ impl Gateway {
             {
                 chat.trim_end_matches("/v1").clone_into(&mut gateway.url);
                 admin.trim_end_matches("/admin/v1").clone_into(&mut gateway.admin);
+                gateway.wait_until_ready(started)?;
                 return Ok(gateway);
             }
             if let Some(status) = gateway.child.try_wait()? {
@@ -149,6 +150,23 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Asks the readiness probe until it says yes; with TLS on the admin plane, only that it listens.
+    fn wait_until_ready(&self, started: Instant) -> Result<()> {
+        let Some(address) = self.admin.strip_prefix("http://") else { return Ok(()) };
+        while started.elapsed() < Duration::from_mins(2) {
+            if let Ok(mut socket) = std::net::TcpStream::connect(address) {
+                let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+                let mut answer = String::new();
+                socket.write_all(request.as_bytes())?;
+                if socket.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200") {
+                    return Ok(());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("the gateway did not become ready:\n{}{}", self.said(), self.errors());
     }
 
     /// Replaces the configuration file by another one, as an editor does: written beside it and moved over.

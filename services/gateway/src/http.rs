@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use crate::error::{ApiError, ErrorKind};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Front, Pipeline};
 
 /// The data plane as a service for connections.
 ///
@@ -49,7 +49,9 @@ impl hyper::service::Service<http::Request<Incoming>> for DataPlane {
         if request.method() == Method::POST && request.uri().path() == CHAT {
             let pipeline = self.pipeline.clone();
             let (parts, body) = request.into_parts();
-            Box::pin(async move { Ok(pipeline.answer(Operation::ChatCompletions, parts, body).await) })
+            Box::pin(async move {
+                Ok(pipeline.answer(Front::OpenAi(Operation::ChatCompletions), parts, body).await)
+            })
         } else {
             Box::pin(self.all.clone().oneshot(request))
         }
@@ -63,6 +65,8 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
     axum::Router::new()
         .route(CHAT, post(chat_completions))
         .route("/v1/completions", post(completions))
+        .route("/v1/messages", post(messages))
+        .route("/v1/responses", post(responses))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
@@ -73,12 +77,22 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
 
 async fn chat_completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    pipeline.answer(Operation::ChatCompletions, parts, body).await
+    pipeline.answer(Front::OpenAi(Operation::ChatCompletions), parts, body).await
 }
 
 async fn completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    pipeline.answer(Operation::Completions, parts, body).await
+    pipeline.answer(Front::OpenAi(Operation::Completions), parts, body).await
+}
+
+async fn messages(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    pipeline.answer(Front::Messages, parts, body).await
+}
+
+async fn responses(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    pipeline.answer(Front::Responses, parts, body).await
 }
 
 async fn unknown_url(method: Method, uri: Uri) -> Response {

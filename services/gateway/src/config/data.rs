@@ -16,8 +16,9 @@ pub struct DataConfig {
     /// TLS, with or without certificates of clients. Without it the listener speaks plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// Allows an address that other machines can reach although no API key protects it. Leave it off
-    /// unless a proxy in front checks who may call.
+    /// Lets requests from other machines in although there is no API key yet. Leave it off unless a proxy in
+    /// front checks who may call: without it, an address that other machines can reach lets nobody in before
+    /// the first key is made.
     pub open_to_network: bool,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,
@@ -50,16 +51,6 @@ impl DataConfig {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         problems.extend(self.tls.iter().flat_map(TlsConfig::problems).map(|p| p.below("tls")));
-        if !self.listen.ip().is_loopback() && !self.open_to_network {
-            problems.push(Problem::at(
-                "listen",
-                format!(
-                    "{} can be reached from other machines and nothing checks who calls; listen on 127.0.0.1, \
-                     or set open_to_network: true if a proxy in front does the checking",
-                    self.listen
-                ),
-            ));
-        }
         if self.max_body_bytes < 1024 {
             problems.push(Problem::at("max_body_bytes", "must be at least 1024"));
         }
