@@ -2,9 +2,8 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use e2e::{Client, Gateway, binary, onnxruntime, repository};
+use e2e::{Gateway, binary, onnxruntime, repository};
 use mock_expert::{Mock, Settings};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -106,7 +105,6 @@ async fn a_healthy_setup_passes_and_reads_well() {
     Configuration
       ok       file            guildhall.yaml is valid: 2 experts, 1 route
       ok       secrets         none in the file itself
-      ok       access          127.0.0.1:0 is for this machine alone
       ok       time-outs       agree with each other
 
     Machine
@@ -131,6 +129,9 @@ async fn a_healthy_setup_passes_and_reads_well() {
     Listeners
       ok       data.listen     127.0.0.1:0: a free port is picked at the start
       ok       admin.listen    127.0.0.1:0: a free port is picked at the start
+
+    Access
+      ok       callers         127.0.0.1:0 is for this machine alone
 
     Experts
       ok       coder           http://127.0.0.1:PORT/v1 has coder, N ms
@@ -305,11 +306,6 @@ async fn a_taken_port_is_a_failure_unless_a_gateway_has_it() {
     let objects =
         format!("experts:\n  - {{id: a, backend: {{kind: constant, text: hi}}}}\n{}", fixed(&["a"]));
     let gateway = Gateway::start(&objects).unwrap();
-    // It announces itself a moment before it is ready.
-    let client = Client::default();
-    while client.get(&format!("{}/readyz", gateway.admin)).await.unwrap().status != 200 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
     let address = |url: &str| url.trim_start_matches("http://").to_owned();
     let config = format!(
         "data: {{listen: '{}'}}\nadmin: {{listen: '{}', token: {}}}\nstore: {{path: '{}'}}\n{objects}",
@@ -328,7 +324,60 @@ async fn a_taken_port_is_a_failure_unless_a_gateway_has_it() {
     assert!(one(&found, "store", "file").1.contains("in use by the running gateway"), "{found:#}");
     assert_eq!(one(&found, "gateway", "readiness").0, "ok");
     assert_eq!(one(&found, "gateway", "errors").1, "0 of 0 requests since its start ended with a 5xx status");
-    // It was started with port 0, and with the router bundle's path.
+    assert_eq!(one(&found, "access", "callers").0, "ok");
+    // It was started with port 0, with the router bundle's path and leave to call this machine.
     let (status, detail, _) = one(&found, "gateway", "configuration");
-    assert_eq!((status, detail), ("warning", "changes of admin, data, router wait for a restart"));
+    assert_eq!((status, detail), ("warning", "changes of admin, data, router, upstream wait for a restart"));
+}
+
+#[tokio::test]
+async fn a_gateway_with_tls_and_keys_is_known_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| repository().join("services/experts/tests/tls").join(name).display().to_string();
+    let tls = |key: &str| format!("tls: {{cert_file: '{}', key_file: '{}'}}", file("server.pem"), file(key));
+    let objects =
+        format!("experts:\n  - {{id: a, backend: {{kind: constant, text: hi}}}}\n{}", fixed(&["a"]));
+    let key = format!("keys: [{{id: ci, secrets: [{{hash: 'sha256:{}'}}]}}]\n", "0".repeat(64));
+    let served = format!("data: {{listen: '127.0.0.1:0', {}}}\n{objects}{key}", tls("server.key"));
+    let gateway = Gateway::start(&served).unwrap();
+    let listen = gateway.url.trim_start_matches("https://");
+    let store = folder.path().join("store.redb");
+    let config = |key_file: &str| {
+        format!(
+            "data: {{listen: '{listen}', {}}}\nadmin: {{listen: '127.0.0.1:0'}}\nstore: {{path: '{}'}}\n{objects}{key}",
+            tls(key_file),
+            store.display(),
+        )
+    };
+    let found = report(&doctor(folder.path(), &config("server.key"), &["--json"]).await);
+    let (status, detail, _) = one(&found, "listeners", "data.listen");
+    assert!(status == "ok" && detail.ends_with("is served by a guildhall"), "{found:#}");
+    let (status, detail, _) = one(&found, "listeners", "data.tls");
+    assert!(status == "ok" && detail.ends_with("certificate until 2126-10-29"), "{found:#}");
+    assert!(one(&found, "access", "callers").1.ends_with("needs an API key"), "{found:#}");
+    let output = doctor(folder.path(), &config("client.key"), &["--json"]).await;
+    let found = report(&output);
+    let (status, detail, _) = one(&found, "listeners", "data.tls");
+    assert!(status == "failure" && detail.contains("cannot be used with the key"), "{found:#}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn what_vouches_for_callers_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let issuer = answering("503 Service Unavailable").await;
+    let config = format!(
+        "data: {{listen: '0.0.0.0:0'}}\nadmin: {{listen: '127.0.0.1:0'}}\n\
+         auth: {{jwt: [{{issuer: '{issuer}', audience: [us], jwks_url: '{issuer}/keys'}}]}}\n"
+    );
+    let found = report(&doctor(folder.path(), &config, &["--json"]).await);
+    let (status, detail, remedy) = one(&found, "access", &issuer);
+    assert!(status == "failure" && detail.contains("503") && remedy.contains("jwks_url"), "{found:#}");
+    let found = report(&doctor(folder.path(), &config, &["--json", "--offline"]).await);
+    assert_eq!(one(&found, "access", &issuer).0, "ok");
+    let config = "data: {listen: '0.0.0.0:0'}\nadmin: {listen: '127.0.0.1:0'}\n";
+    let found = report(&doctor(folder.path(), config, &["--json"]).await);
+    let (status, detail, remedy) = one(&found, "access", "callers");
+    assert!(status == "warning" && detail.contains("nobody is let in"), "{found:#}");
+    assert!(remedy.contains("guildhall keys create"), "{found:#}");
 }

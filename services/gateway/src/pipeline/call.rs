@@ -4,6 +4,7 @@
 //! another expert may not share: a connection that fails, a time-out, an answer of 408, 429 or 5xx.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use admission::{Outcome, Permit, Sample};
 use experts::{Call, CallError, CallErrorKind, Expert, Reply, Try};
@@ -94,11 +95,9 @@ impl Pipeline {
                 Ok(reply) => {
                     self.note(expert, reply.tries.iter(), started.into(), context, trace);
                     if reply.tries.is_empty() {
-                        let mut attempt = Attempt::new(expert.id().clone());
-                        attempt.status = Some(reply.status.as_u16());
-                        attempt.started_us = micros(started.into_std().duration_since(context.arrival));
-                        attempt.duration_us = micros(duration);
-                        trace.attempts.push(attempt);
+                        let status = Some(reply.status.as_u16());
+                        let attempt = single(expert, started, duration, context);
+                        trace.attempts.push(Attempt { status, ..attempt });
                     }
                     let busy = reply.is_retryable();
                     if let Some(permit) = place {
@@ -121,11 +120,9 @@ impl Pipeline {
                 Err(error) => {
                     self.note(expert, error.tries(), started.into(), context, trace);
                     if error.tries().next().is_none() {
-                        let mut attempt = Attempt::new(expert.id().clone());
-                        attempt.error = Some(error.message().to_owned().into());
-                        attempt.started_us = micros(started.into_std().duration_since(context.arrival));
-                        attempt.duration_us = micros(duration);
-                        trace.attempts.push(attempt);
+                        let error = Some(error.message().to_owned().into());
+                        let attempt = single(expert, started, duration, context);
+                        trace.attempts.push(Attempt { error, ..attempt });
                     }
                     if let Some(permit) = place {
                         permit.release(Sample { latency: duration, outcome: Outcome::Overload });
@@ -200,6 +197,15 @@ impl Pipeline {
             }
             trace.attempts.push(attempt);
         }
+    }
+}
+
+/// The attempt of a call that tells of no tries of its own.
+fn single(expert: &Expert, started: Instant, duration: Duration, context: &Context) -> Attempt {
+    Attempt {
+        started_us: micros(started.into_std().duration_since(context.arrival)),
+        duration_us: micros(duration),
+        ..Attempt::new(expert.id().clone())
     }
 }
 

@@ -57,7 +57,7 @@ impl Listener<'_> {
             Place::Served(by) => here.ok(name, format!("{address} is served by {by}")),
             Place::Taken => {
                 let by = match self.tls {
-                    Some(_) => "has not this listener's certificate",
+                    Some(_) => "does not show this listener's certificate",
                     None => "is no guildhall",
                 };
                 here.failure(

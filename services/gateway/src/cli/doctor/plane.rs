@@ -171,7 +171,67 @@ impl ServerCertVerifier for Pinned {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use http::Response;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use rcgen::{CertificateParams, KeyPair};
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::http::server::{ServerConfig, serve};
+    use crate::http::tls::{Tls, TlsMetrics};
+
+    #[tokio::test]
+    async fn a_listener_is_known_by_its_certificate_whoever_may_ask_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = || CertificateParams::new(vec!["gw.example".to_owned()]).unwrap();
+        let ours = certificate().self_signed(&key).unwrap();
+        std::fs::write(place("cert.pem"), ours.pem()).unwrap();
+        std::fs::write(place("key.pem"), key.serialize_pem()).unwrap();
+        let other = certificate().self_signed(&KeyPair::generate().unwrap()).unwrap();
+        for clients_only in [false, true] {
+            let mut config =
+                serde_json::json!({"cert_file": place("cert.pem"), "key_file": place("key.pem")});
+            if clients_only {
+                config["client_ca_file"] = place("cert.pem").to_str().into();
+            }
+            let config = serde_json::from_value(config).unwrap();
+            let tls = Tls::open("admin", config, TlsMetrics::default()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let service = service_fn(async |request: Request<Incoming>| {
+                let token = request.headers().get(AUTHORIZATION).map(|t| t.to_str().unwrap_or_default());
+                let told = format!("{} {}", request.uri(), token.unwrap_or("none"));
+                Ok::<_, Infallible>(Response::new(Body::from(told)))
+            });
+            let limit = Duration::from_secs(10);
+            let limits = ServerConfig { max_header_bytes: 32 << 10, head_patience: limit, drain: limit };
+            let stop = CancellationToken::new();
+            let server = tokio::spawn(serve(listener, Some(tls), service, limits, stop.clone()));
+            let plane = Plane::new(address, Some(ours.der().clone()));
+            assert_eq!(plane.url(), format!("https://{address}"));
+            assert!(plane.has_the_key(limit).await);
+            match plane.get("/health", Some("t"), limit).await {
+                Ok(answer) => {
+                    assert!(!clients_only);
+                    assert_eq!(answer.body, "/health Bearer t");
+                }
+                Err(error) => assert!(clients_only, "{error:#}"),
+            }
+            let stranger = Plane::new(address, Some(other.der().clone()));
+            assert!(!stranger.has_the_key(limit).await);
+            assert!(stranger.get("/health", Some("t"), limit).await.is_err());
+            assert!(!Plane::new(address, None).has_the_key(limit).await);
+            stop.cancel();
+            server.await.unwrap();
+        }
+    }
 
     #[test]
     fn an_address_for_everybody_is_reached_by_loopback() {
