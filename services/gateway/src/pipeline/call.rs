@@ -4,7 +4,6 @@
 //! another expert may not share: a connection that fails, a time-out, an answer of 408, 429 or 5xx.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use admission::{Outcome, Permit, Sample};
 use experts::{Call, CallError, CallErrorKind, Expert, Reply, Try};
@@ -74,6 +73,8 @@ impl Pipeline {
                 ));
                 break;
             }
+            let traced =
+                context.span.as_ref().map(|span| span.headers(&context.headers, trace.attempts.len()));
             let result = expert
                 .call(Call {
                     operation: request.operation,
@@ -81,7 +82,7 @@ impl Pipeline {
                     model_span: request.model_span.clone(),
                     stream: request.stream,
                     stream_options: request.stream_options.clone(),
-                    headers: &context.headers,
+                    headers: traced.as_ref().unwrap_or(&context.headers),
                     request_id: &context.request_id,
                     deadline: trace.deadline,
                     timeouts: target.timeouts(),
@@ -91,14 +92,15 @@ impl Pipeline {
                 .await;
             let duration = started.elapsed();
             trace.waited += duration;
+            let attempt = Attempt {
+                started_us: micros(started.into_std().duration_since(context.arrival)),
+                duration_us: micros(duration),
+                ..Attempt::new(expert.id().clone())
+            };
             match result {
                 Ok(reply) => {
-                    self.note(expert, reply.tries.iter(), started.into(), context, trace);
-                    if reply.tries.is_empty() {
-                        let status = Some(reply.status.as_u16());
-                        let attempt = single(expert, started, duration, context);
-                        trace.attempts.push(Attempt { status, ..attempt });
-                    }
+                    let own = Attempt { status: Some(reply.status.as_u16()), ..attempt };
+                    self.note(expert, reply.tries.iter(), own, trace);
                     let busy = reply.is_retryable();
                     if let Some(permit) = place {
                         hold.put(permit, duration, busy);
@@ -118,12 +120,8 @@ impl Pipeline {
                     return Ok(Answer { expert: expert.clone(), reply });
                 }
                 Err(error) => {
-                    self.note(expert, error.tries(), started.into(), context, trace);
-                    if error.tries().next().is_none() {
-                        let error = Some(error.message().to_owned().into());
-                        let attempt = single(expert, started, duration, context);
-                        trace.attempts.push(Attempt { error, ..attempt });
-                    }
+                    let own = Attempt { error: Some(error.message().to_owned().into()), ..attempt };
+                    self.note(expert, error.tries(), own, trace);
                     if let Some(permit) = place {
                         permit.release(Sample { latency: duration, outcome: Outcome::Overload });
                     }
@@ -165,24 +163,24 @@ impl Pipeline {
         }
     }
 
-    /// Takes the tries of a call into the record and counts them.
+    /// Takes the tries of a call into the record and counts them. An expert without an upstream makes none;
+    /// `call`, the call as a whole, then stands for it.
     fn note<'a>(
         &self,
         expert: &Expert,
         tries: impl Iterator<Item = &'a Try>,
-        started: std::time::Instant,
-        context: &Context,
+        call: Attempt,
         trace: &mut Trace,
     ) {
-        let offset = started.duration_since(context.arrival);
         let of = || OfExpert { expert: Name(expert.id().clone()) };
-        for (n, one) in tries.enumerate() {
+        let before = trace.attempts.len();
+        for one in tries {
             let attempt = Attempt {
                 expert: expert.id().clone(),
                 endpoint: Some(one.endpoint.clone()),
                 status: one.status,
                 error: one.error.map(Into::into),
-                started_us: micros(offset + one.started),
+                started_us: call.started_us + micros(one.started),
                 duration_us: micros(one.duration),
                 hedge: one.hedge,
                 backoff_us: micros(one.backoff),
@@ -192,20 +190,14 @@ impl Pipeline {
             }
             if one.hedge {
                 self.metrics.hedges.get_or_create(&of()).inc();
-            } else if n > 0 {
+            } else if trace.attempts.len() > before {
                 self.metrics.retries.get_or_create(&of()).inc();
             }
             trace.attempts.push(attempt);
         }
-    }
-}
-
-/// The attempt of a call that tells of no tries of its own.
-fn single(expert: &Expert, started: Instant, duration: Duration, context: &Context) -> Attempt {
-    Attempt {
-        started_us: micros(started.into_std().duration_since(context.arrival)),
-        duration_us: micros(duration),
-        ..Attempt::new(expert.id().clone())
+        if trace.attempts.len() == before {
+            trace.attempts.push(call);
+        }
     }
 }
 

@@ -213,6 +213,7 @@ where
                     this.translator.push(&data, &mut out);
                 }
             } else {
+                // The end, or a break: the translator knows which by what came before.
                 this.finished = true;
                 this.translator.finish(&mut out);
             }

@@ -188,18 +188,17 @@ mod tests {
     #[tokio::test]
     async fn a_listener_is_known_by_its_certificate_whoever_may_ask_it() {
         let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
+        let at = |name: &str| folder.path().join(name);
         let key = KeyPair::generate().unwrap();
         let certificate = || CertificateParams::new(vec!["gw.example".to_owned()]).unwrap();
         let ours = certificate().self_signed(&key).unwrap();
-        std::fs::write(place("cert.pem"), ours.pem()).unwrap();
-        std::fs::write(place("key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(at("cert.pem"), ours.pem()).unwrap();
+        std::fs::write(at("key.pem"), key.serialize_pem()).unwrap();
         let other = certificate().self_signed(&KeyPair::generate().unwrap()).unwrap();
         for clients_only in [false, true] {
-            let mut config =
-                serde_json::json!({"cert_file": place("cert.pem"), "key_file": place("key.pem")});
+            let mut config = serde_json::json!({"cert_file": at("cert.pem"), "key_file": at("key.pem")});
             if clients_only {
-                config["client_ca_file"] = place("cert.pem").to_str().into();
+                config["client_ca_file"] = at("cert.pem").to_str().into();
             }
             let config = serde_json::from_value(config).unwrap();
             let tls = Tls::open("admin", config, TlsMetrics::default()).unwrap();
