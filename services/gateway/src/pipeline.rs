@@ -46,7 +46,7 @@ use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
 
 pub use route::Explanation;
-pub(crate) use route::unknown as unknown_model;
+pub(crate) use route::{may_name, unknown as unknown_model};
 
 /// All that requests share.
 pub struct Pipeline {

@@ -16,8 +16,9 @@ pub struct DataConfig {
     /// TLS, with or without certificates of clients. Without it the listener speaks plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// Allows an address that other machines can reach although no API key protects it. Leave it off
-    /// unless a proxy in front checks who may call.
+    /// Lets everybody in who reaches an address that other machines can reach, as long as there is no API
+    /// key; otherwise such an address answers 401 until there is one. Leave it off unless a proxy in front
+    /// checks who may call.
     pub open_to_network: bool,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,
@@ -27,7 +28,17 @@ pub struct DataConfig {
     pub max_json_depth: usize,
     /// Requests in progress, streams included; one more is answered 503 at once.
     pub max_in_flight: usize,
-    /// How long open requests may go on after a stop signal, in milliseconds.
+    /// How long a client may take to send a request's head, in milliseconds, and how long a connection may
+    /// lie idle between requests. Keep it above the idle time of a load balancer in front, which otherwise
+    /// sends requests into connections that are being closed.
+    pub head_timeout_ms: u64,
+    /// How long a client may take to send a request's body, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// How long after a stop signal requests are still welcome, in milliseconds, while `/readyz` says that
+    /// they had better go elsewhere. On Kubernetes a pod gets new connections for some seconds after it was
+    /// told to stop: 5000 is right there. Elsewhere 0.
+    pub drain_delay_ms: u64,
+    /// How long open requests may go on after that, in milliseconds.
     pub drain_ms: u64,
 }
 
@@ -41,6 +52,9 @@ impl Default for DataConfig {
             max_header_bytes: 32 << 10,
             max_json_depth: 64,
             max_in_flight: 10_000,
+            head_timeout_ms: 75_000,
+            body_timeout_ms: 30_000,
+            drain_delay_ms: 0,
             drain_ms: 30_000,
         }
     }
@@ -50,16 +64,6 @@ impl DataConfig {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         problems.extend(self.tls.iter().flat_map(TlsConfig::problems).map(|p| p.below("tls")));
-        if !self.listen.ip().is_loopback() && !self.open_to_network {
-            problems.push(Problem::at(
-                "listen",
-                format!(
-                    "{} can be reached from other machines and nothing checks who calls; listen on 127.0.0.1, \
-                     or set open_to_network: true if a proxy in front does the checking",
-                    self.listen
-                ),
-            ));
-        }
         if self.max_body_bytes < 1024 {
             problems.push(Problem::at("max_body_bytes", "must be at least 1024"));
         }
@@ -68,6 +72,11 @@ impl DataConfig {
         }
         if !(4..=512).contains(&self.max_json_depth) {
             problems.push(Problem::at("max_json_depth", "must lie in 4..=512"));
+        }
+        for (key, ms) in [("head_timeout_ms", self.head_timeout_ms), ("body_timeout_ms", self.body_timeout_ms)] {
+            if ms == 0 {
+                problems.push(Problem::at(key, "must be above 0"));
+            }
         }
         if self.max_in_flight == 0 {
             problems.push(Problem::at("max_in_flight", "must be above 0"));
