@@ -73,7 +73,9 @@ impl DataConfig {
         if !(4..=512).contains(&self.max_json_depth) {
             problems.push(Problem::at("max_json_depth", "must lie in 4..=512"));
         }
-        for (key, ms) in [("head_timeout_ms", self.head_timeout_ms), ("body_timeout_ms", self.body_timeout_ms)] {
+        for (key, ms) in
+            [("head_timeout_ms", self.head_timeout_ms), ("body_timeout_ms", self.body_timeout_ms)]
+        {
             if ms == 0 {
                 problems.push(Problem::at(key, "must be above 0"));
             }
