@@ -10,7 +10,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := .guildhall/venv
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILT := $(or $(CARGO_TARGET_DIR),target)
 # cargo-nextest runs each test in its own process and ends with one summary for all of them.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
@@ -74,13 +74,25 @@ fmt: tools ## Format the code
 .PHONY: gen
 gen: tools ## Write the generated files anew: configuration schema, OpenAPI document
 	@$(CARGO) build --locked --package gateway --bin guildhall
-	@$(TARGET)/debug/guildhall schema > config/.schema.tmp && mv config/.schema.tmp config/guildhall.schema.json
-	@$(TARGET)/debug/guildhall openapi > docs/.openapi.tmp && mv docs/.openapi.tmp docs/openapi.json
+	@$(BUILT)/debug/guildhall schema > config/.schema.tmp && mv config/.schema.tmp config/guildhall.schema.json
+	@$(BUILT)/debug/guildhall openapi > docs/.openapi.tmp && mv docs/.openapi.tmp docs/openapi.json
 	@echo "config/guildhall.schema.json and docs/openapi.json are fresh"
 
 .PHONY: bench
 bench: deps ## Run the benchmarks of the packages
 	@$(CARGO) bench --locked --workspace --benches
+
+TARGET ?= chat_body config messages_request messages_stream responses_request responses_stream sse
+SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: tools ## Fuzz for SECONDS (60) what TARGET names, or everything
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	@for target in $(TARGET); do \
+		mkdir -p fuzz/found/$$target; \
+		$(CARGO) fuzz run --fuzz-dir fuzz --sanitizer none $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -max_len=4096 -timeout=10; \
+	done
 
 LOAD_BINS := --package gateway --package mock-expert --package loadtest --bins
 

@@ -7,6 +7,7 @@
     reason = "a helper that fails is a test that fails; clippy only exempts the test functions themselves"
 )]
 
+mod access;
 mod admin;
 mod bad_input;
 mod chat;

@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,8 +86,17 @@ impl Gateway {
     /// # Errors
     /// When it does not start; the error holds its output.
     pub fn start_in(folder: &Path, config: &str) -> Result<Self> {
+        Self::start_with_tokens(folder, config, "")
+    }
+
+    /// The same with more admin tokens, in the form of `admin.tokens`' items.
+    ///
+    /// # Errors
+    /// When it does not start; the error holds its output.
+    pub fn start_with_tokens(folder: &Path, config: &str, tokens: &str) -> Result<Self> {
         let file = folder.join("guildhall.yaml");
-        std::fs::write(&file, whole(folder, config))?;
+        let text = whole(folder, config);
+        std::fs::write(&file, text.replace("tokens: []", &format!("tokens: [{tokens}]")))?;
         let mut command = Command::new(binary("guildhall")?);
         command.arg("serve").arg("--config").arg(&file).current_dir(folder);
         if let Ok(library) = onnxruntime() {
@@ -130,6 +139,7 @@ impl Gateway {
             {
                 chat.trim_end_matches("/v1").clone_into(&mut gateway.url);
                 admin.trim_end_matches("/admin/v1").clone_into(&mut gateway.admin);
+                gateway.wait_until_ready(started)?;
                 return Ok(gateway);
             }
             if let Some(status) = gateway.child.try_wait()? {
@@ -140,6 +150,23 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Asks the readiness probe until it says yes; with TLS on the admin plane, only that it listens.
+    fn wait_until_ready(&self, started: Instant) -> Result<()> {
+        let Some(address) = self.admin.strip_prefix("http://") else { return Ok(()) };
+        while started.elapsed() < Duration::from_mins(2) {
+            if let Ok(mut socket) = std::net::TcpStream::connect(address) {
+                let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+                let mut answer = String::new();
+                socket.write_all(request.as_bytes())?;
+                if socket.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200") {
+                    return Ok(());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("the gateway did not become ready:\n{}{}", self.said(), self.errors());
     }
 
     /// Replaces the configuration file by another one, as an editor does: written beside it and moved over.
@@ -235,8 +262,10 @@ impl Gateway {
 fn whole(folder: &Path, config: &str) -> String {
     let bundle = repository().join("router-models/default");
     let text = format!(
-        "admin: {{listen: '127.0.0.1:0', token: {TOKEN}}}\nstore: {{path: '{}'}}\n{}{config}\n",
+        "admin: {{listen: '127.0.0.1:0', token: {TOKEN}, tokens: []}}\nstore: {{path: '{}'}}\n{}{}{config}\n",
         folder.join("store.redb").display(),
+        // The mocks of these tests are on this machine.
+        if config.contains("upstream:") { "" } else { "upstream: {allow_private: ['127.0.0.0/8']}\n" },
         if config.contains("\nrouter:") || config.starts_with("router:") {
             String::new()
         } else {

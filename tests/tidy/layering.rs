@@ -10,12 +10,13 @@ use super::source;
 /// Packages of this workspace and those of it that they may use. A package that is missing here fails the
 /// test: say where it belongs.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("gateway", &["admission", "encoder", "experts", "routing", "stores", "training"]),
+    ("gateway", &["admission", "encoder", "experts", "protocols", "routing", "stores", "training"]),
     ("training", &["encoder", "routing"]),
     ("encoder", &["routing"]),
     ("experts", &["admission", "routing"]),
     ("stores", &["routing"]),
     ("admission", &[]),
+    ("protocols", &[]),
     ("routing", &[]),
     ("mock-expert", &[]),
     ("loadtest", &[]),
@@ -23,7 +24,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that decide and do nothing else, with the only crates that they may use.
-const PURE: &[(&str, &[&str])] = &[("routing", &["serde", "thiserror", "utoipa"])];
+const PURE: &[(&str, &[&str])] = &[
+    ("protocols", &["memchr", "serde", "serde_json", "thiserror"]),
+    ("routing", &["serde", "thiserror", "utoipa"]),
+];
 
 /// What pure packages must not touch: the world, the clock, chance.
 const IMPURE: &[&str] = &[

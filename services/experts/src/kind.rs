@@ -28,6 +28,10 @@ use crate::upstream::{Client, Trust};
 /// What answers for an expert, with its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "settings are few and are seldom moved; most are of the large kind"
+)]
 pub enum Backend {
     /// An upstream that speaks the OpenAI API.
     Llm(LlmBackend),

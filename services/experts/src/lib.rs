@@ -29,6 +29,7 @@ pub use registry::{Expert, Registry, Snapshot, Wanted};
 pub use resilience::{Backoff, Balancing, BreakerSettings, BreakerState, Hedge, Retries, RetryBudget};
 pub use secret::Secret;
 pub use spec::{Cost, ExpertSpec, Limits, Problem};
+pub use splice::correct_stream;
 pub use upstream::{
     Cidr, Client, ClientConfig, ClientError, Fetch, Fetched, Resolve, Resolving, TlsFiles, Trust,
 };

@@ -122,6 +122,27 @@ impl Filter {
     }
 }
 
+/// Corrects a whole stream of server-sent events, given in pieces that are cut anywhere, the way a
+/// [`ReplyBody`](crate::ReplyBody) does it on its way to a client: `model` stands in place of the expert's
+/// own name, and the usage event that the client did not ask for is left out if `strip_usage`. A stream that
+/// is not whole ends with an event whose data is `unfinished`.
+pub fn correct_stream(
+    pieces: impl IntoIterator<Item = Bytes>,
+    model: Option<&str>,
+    strip_usage: bool,
+    unfinished: &str,
+) -> Bytes {
+    let model = model.map(|model| Bytes::from(serde_json::Value::from(model).to_string()));
+    let mut events = EventFilter::new(Editor::new(model), strip_usage);
+    let mut out = Output::default();
+    for piece in pieces {
+        events.push(piece, &mut out);
+    }
+    events.finish(&mut out);
+    events.end(None, unfinished, &mut out);
+    out.take()
+}
+
 /// Corrects one JSON document, or one event's.
 #[derive(Debug)]
 pub(crate) struct Editor {
@@ -180,7 +201,8 @@ impl Editor {
                     captured = open;
                 }
                 Mark::UsageClose(close) => self.read_usage(&piece[captured..close]),
-                Mark::NoChoices => self.choices = Some(false),
+                // Once is enough: what is decided must not depend on where the stream was cut.
+                Mark::NoChoices => self.choices = self.choices.or(Some(false)),
                 Mark::Choices => self.choices = Some(true),
                 Mark::Finish => self.finished = true,
                 Mark::ModelOpen(_) => {}

@@ -1,4 +1,4 @@
-//! The admin plane: probes and metrics for everyone, `/admin/v1` for holders of the token.
+//! The admin plane: probes and metrics for everyone, `/admin/v1` for holders of a token whose role suffices.
 //!
 //! The API is described by its handlers: [`openapi`] collects what they say of themselves. Reads show one
 //! immutable view of the catalogue; writes go through `change`, one at a time, and are durable and live before
@@ -7,9 +7,11 @@
 mod auth;
 mod categories;
 mod change;
+mod decisions;
 mod document;
 mod etag;
 mod experts;
+mod keys;
 mod mapping;
 mod merge;
 mod operation;
@@ -17,8 +19,10 @@ mod page;
 mod probe;
 mod probes;
 mod read;
+mod resource;
 mod routes;
 mod schema;
+mod teams;
 pub mod token;
 
 use std::sync::Arc;
@@ -44,7 +48,7 @@ pub(crate) use etag::segment;
 #[derive(Clone)]
 struct Admin {
     app: Arc<App>,
-    /// Whose turn it is to write; see [`Admin::change`].
+    /// Whose turn it is to write; see [`change::Write::change`].
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -63,11 +67,12 @@ impl FromRef<Admin> for Arc<App> {
 /// The admin plane's routes.
 pub fn router(app: Arc<App>) -> Router {
     let admin = Admin { app, turn: Arc::default() };
-    let (api, document) = api().split_for_parts();
+    let (api, mut document) = api().split_for_parts();
+    let guard = Arc::new(auth::Guard::new(admin.app.credentials.clone(), &mut document));
     let document = Arc::new(crate::documents::openapi(&document).unwrap_or_default());
     let api = api
         .route("/admin/v1/openapi.json", get(async move || axum::Json(document)))
-        .route_layer(from_fn_with_state(admin.clone(), auth::require));
+        .route_layer(from_fn_with_state(guard, auth::require));
     Router::new()
         .route("/livez", get(probes::live))
         .route("/live", get(probes::live))
@@ -101,12 +106,20 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(mapping::get, mapping::replace, mapping::patch))
         .routes(routes!(routes::list, routes::create))
         .routes(routes!(routes::get, routes::replace, routes::patch, routes::delete))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::get, keys::replace, keys::patch, keys::delete))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(teams::list, teams::create))
+        .routes(routes!(teams::get, teams::replace, teams::patch, teams::delete))
         .routes(routes!(operation::explain))
-        .routes(routes!(operation::decisions))
-        .routes(routes!(operation::decision))
+        .routes(routes!(decisions::list))
+        .routes(routes!(decisions::get))
+        .routes(routes!(decisions::replay))
         .routes(routes!(operation::config))
         .routes(routes!(operation::audit));
-    OpenApiRouter::with_openapi(document::Document::openapi()).nest("/admin/v1", v1)
+    let mut api = OpenApiRouter::with_openapi(document::Document::openapi()).nest("/admin/v1", v1);
+    auth::declare_roles(api.get_openapi_mut());
+    api
 }
 
 async fn unknown_url(method: Method, uri: Uri) -> Response {

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use stores::{Change, EmbeddedStore, Kind, Write};
 use tokio::sync::Semaphore;
 
-use crate::admin::token::{AdminToken, TokenHash};
+use crate::admin::token::{AdminToken, Credentials, TokenHash};
 use crate::auth::Gatekeeper;
 use crate::catalog::{Catalog, Category, ChangeError};
 use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig};
@@ -59,8 +59,8 @@ pub struct App {
     pub current: Current,
     /// All metrics.
     pub metrics: Arc<MetricsRegistry>,
-    /// The admin API's token.
-    pub token: TokenHash,
+    /// The admin API's tokens.
+    pub credentials: Credentials,
     /// A token that was made at this start, to be shown once.
     pub new_token: Option<AdminToken>,
     /// TLS on the listeners.
@@ -114,7 +114,8 @@ impl App {
         let registry = Registry::new(client);
         let catalog = Catalog::open(config.declared(), categories, registry, store.clone())
             .map_err(StartError::Config)?;
-        let (token, new_token) = admin_token(&config, &store, world.token_bytes)?;
+        let (owner, new_token) = admin_token(&config, &store, world.token_bytes)?;
+        let credentials = Credentials::new(owner, &config.admin.tokens);
         let pipeline = Pipeline {
             catalog: Arc::new(catalog),
             encoder,
@@ -135,7 +136,7 @@ impl App {
             pipeline: Arc::new(pipeline),
             current: Current::new(config),
             metrics: Arc::new(metrics),
-            token,
+            credentials,
             new_token,
             tls,
             ready: Arc::default(),

@@ -352,8 +352,18 @@ impl Parts {
     }
 }
 
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
 impl Route {
-    fn new(spec: &RouteSpec, gates: &Gates) -> Result<Self, ChangeError> {
+    /// Compiles a route.
+    ///
+    /// # Errors
+    /// [`ChangeError::Invalid`] when its policy cannot be built.
+    pub(crate) fn new(spec: &RouteSpec, gates: &Gates) -> Result<Self, ChangeError> {
         let policy = spec.policy.build().map_err(|e| {
             let place = format!("routes.{}.policy.{}", spec.id, e.field);
             ChangeError::Invalid(vec![Problem::at(place, e.problem)])

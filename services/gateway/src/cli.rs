@@ -41,6 +41,10 @@ enum Command {
     Route(route::Args),
     /// List, register and change the experts of a running gateway.
     Experts(Box<admin_client::experts::Args>),
+    /// Make, list, change, rotate and revoke the API keys of a running gateway.
+    Keys(Box<admin_client::keys::Args>),
+    /// List and change the teams of a running gateway.
+    Teams(Box<admin_client::teams::Args>),
     /// Train parts of the router.
     #[command(subcommand)]
     Train(train::Train),
@@ -106,6 +110,8 @@ pub fn run() -> ExitCode {
         Command::Openapi => documents::openapi(),
         Command::Route(args) => route::run(&args),
         Command::Experts(args) => admin_client::experts::run(&args),
+        Command::Keys(args) => admin_client::keys::run(&args),
+        Command::Teams(args) => admin_client::teams::run(&args),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
     };

@@ -15,7 +15,7 @@ mod telemetry;
 mod tls;
 mod traces;
 
-pub use admin::AdminConfig;
+pub use admin::{AdminConfig, AdminTokenConfig, OWNER, Role};
 pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
 pub use data::DataConfig;
 pub use keys::{FileKey, FileSecret};

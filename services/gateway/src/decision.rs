@@ -7,9 +7,11 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use routing::{Candidate, ExpertId, Plan, Rejected};
+use routing::{Candidate, ExpertId, Plan, Policy, Rejected};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::catalog::Route;
 
 /// Names a decision: `d-` and 16 hexadecimal digits. It is also the policy's seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +255,8 @@ fn when_set<S: serde::Serializer>(outcome: &OnceLock<Outcome>, serializer: S) ->
 /// A plan with all that it was made from.
 #[derive(Clone, Debug)]
 pub struct Planned {
+    /// The route whose policy planned, as it was then.
+    pub route: Arc<Route>,
     /// What the policy knew about the request.
     pub request: routing::Request,
     /// What it knew about the experts.
@@ -262,6 +266,22 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// Lets the route's policy plan, and keeps what it was asked with.
+    pub fn new(
+        route: Arc<Route>,
+        request: routing::Request,
+        fleet: Arc<routing::Fleet>,
+        seed: DecisionId,
+    ) -> Self {
+        let plan = route.policy.plan(&request, &fleet, seed.0);
+        Self { route, request, fleet, plan }
+    }
+
+    /// What a policy makes of the same request, fleet and seed: the same plan, if it is the same policy.
+    pub fn replay(&self, policy: &dyn Policy, seed: DecisionId) -> Plan {
+        policy.plan(&self.request, &self.fleet, seed.0)
+    }
+
     /// The most probable categories, best first.
     pub fn top_categories(&self, n: usize) -> Vec<Scored> {
         let Some(features) = &self.request.features else { return Vec::new() };
@@ -381,35 +401,4 @@ impl DecisionLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decision(id: u64) -> Arc<Decision> {
-        Arc::new(Decision::example(DecisionId(id)))
-    }
-
-    #[test]
-    fn the_log_keeps_the_latest_and_no_more() {
-        let log = DecisionLog::new(3);
-        for id in 0..5 {
-            log.push(decision(id));
-        }
-        let ids: Vec<u64> = log.recent(10, |_| true).iter().map(|d| d.id.0).collect();
-        assert_eq!(ids, [4, 3, 2]);
-        assert!(log.get(DecisionId(1)).is_none());
-        assert!(log.get(DecisionId(2)).is_some());
-        let none = DecisionLog::new(0);
-        none.push(decision(1));
-        assert!(none.recent(1, |_| true).is_empty());
-    }
-
-    #[test]
-    fn ids_are_read_as_they_are_written() {
-        let id = DecisionId(0x00ab);
-        assert_eq!(id.to_string(), "d-00000000000000ab");
-        assert_eq!(DecisionId::parse("d-00000000000000ab"), Some(id));
-        for bad in ["", "d-", "d-xyz", "00000000000000ab", "d-00000000000000abc"] {
-            assert_eq!(DecisionId::parse(bad), None);
-        }
-    }
-}
+mod tests;

@@ -62,6 +62,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         head_patience: Duration::from_millis(config.data.head_timeout_ms),
         drain,
     };
+    app.pipeline.catalog.registry().start();
     let data = crate::http::DataPlane::new(app.pipeline.clone(), app.ready.clone());
     let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, server, stop_data.clone()));
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..server };
@@ -79,7 +80,6 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     }
     let store = app.pipeline.catalog.store().clone();
     accounts.spawn(|stop| crate::usage::keep(app.pipeline.ledger.clone(), store, stop));
-    app.pipeline.catalog.registry().start();
     app.ready.set(true);
     let mut stopped = async || {
         tokio::select! {

@@ -10,6 +10,8 @@ use crate::usd::Usd;
 /// Limits of a key, team or route. What is left out is not limited.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+// Another crate's schema has the plain name.
+#[schema(as = UsageLimits)]
 pub struct Limits {
     /// Requests within any minute.
     #[serde(skip_serializing_if = "Option::is_none")]

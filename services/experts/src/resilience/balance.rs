@@ -153,7 +153,7 @@ fn rendezvous(candidates: &(impl Iterator<Item = Candidate> + Clone), affinity: 
     candidates.clone().filter(room).max_by(|a, b| score(a).total_cmp(&score(b)))
 }
 
-/// The finaliser of SplitMix64: every bit of the input changes half of the output's.
+/// The finaliser of `SplitMix64`: every bit of the input changes half of the output's.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

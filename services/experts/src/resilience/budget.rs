@@ -29,7 +29,7 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    pub(super) fn validate(&self, report: &mut Report<'_>) {
+    pub(super) fn validate(self, report: &mut Report<'_>) {
         check_share(report, "retries.budget.share", self.share);
         if !(0.0..=1e6).contains(&self.per_second) {
             let message = format!("is {}; must be a number between 0 and 1000000", self.per_second);
@@ -37,7 +37,7 @@ impl RetryBudget {
         }
     }
 
-    pub(crate) fn bucket(&self, now: Instant) -> Bucket {
+    pub(crate) fn bucket(self, now: Instant) -> Bucket {
         Bucket::new(f64::from(self.share), f64::from(self.per_second), 10.0 * f64::from(self.per_second), now)
     }
 }

@@ -205,8 +205,9 @@ fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     match ip.segments() {
         // `::1` and `::` are addresses of their own.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0 | 1, _, _, _, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
+        [0, 0, 0, 0, 0, 0, high, low]
+        | [0x64, 0xff9b, 0 | 1, _, _, _, high, low]
+        | [0x2002, high, low, ..] => v4(high, low),
         [0x2001, 0, _, _, _, _, high, low] => v4(!high, !low),
         _ => None,
     }

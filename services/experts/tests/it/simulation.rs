@@ -78,14 +78,14 @@ struct End {
     took: Duration,
 }
 
-const EVERY: Duration = Duration::from_millis(20);
+const EVERY: Duration = Duration::from_millis(50);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Sends a request every [`EVERY`] while `act` happens.
 async fn traffic(expert: &Arc<Expert>, seed: u64, count: u64, act: impl Future<Output = ()>) -> Vec<End> {
     let start = Instant::now();
     let mut calls = JoinSet::new();
-    let send = async {
+    let requests = async {
         for n in 0..count {
             sleep_until(start + EVERY * n as u32).await;
             let expert = expert.clone();
@@ -106,7 +106,7 @@ async fn traffic(expert: &Arc<Expert>, seed: u64, count: u64, act: impl Future<O
             });
         }
     };
-    tokio::join!(send, act);
+    tokio::join!(requests, act);
     calls.join_all().await
 }
 
@@ -156,16 +156,16 @@ async fn nothing_is_lost_when_one_of_three_fails() {
                 servers[1].set(Mood::Works);
             };
             let start = Instant::now();
-            let ends = traffic(&expert, seed as u64, 3_000, act).await;
+            let ends = traffic(&expert, seed as u64, 1_600, act).await;
             let lost = ends.iter().filter(|e| e.status != Some(200)).count();
             assert_eq!(lost, 0, "{mood:?}, hedged: {hedge}");
             check_rules(&expert, &ends, start.elapsed().as_secs_f64());
-            // At the end it takes its share again.
-            let last = &ends[2_500..];
-            let back = last
+            // At the end, when its bad times have faded, it takes its share again.
+            let at_last = &ends[1_400..];
+            let back = at_last
                 .iter()
                 .filter(|e| e.tries.last().is_some_and(|t| *t.endpoint == *servers[1].upstream.url()));
-            assert!(back.count() > 60, "{mood:?}, hedged: {hedge}: {:?}", expert.endpoints());
+            assert!(back.count() > 25, "{mood:?}, hedged: {hedge}: {:?}", expert.endpoints());
         }
     }
 }
@@ -173,7 +173,7 @@ async fn nothing_is_lost_when_one_of_three_fails() {
 /// Everything fails at random. Requests are lost then, but no rule is broken, and in the end all is well.
 #[tokio::test(start_paused = true)]
 async fn the_rules_hold_in_chaos() {
-    for seed in 0..6u64 {
+    for seed in 0..4u64 {
         let (servers, expert) = fleet(seed % 2 == 0).await;
         let act = async {
             let mut rng = fastrand::Rng::with_seed(seed);
@@ -186,7 +186,7 @@ async fn the_rules_hold_in_chaos() {
             }
         };
         let start = Instant::now();
-        let ends = traffic(&expert, seed, 2_000, act).await;
+        let ends = traffic(&expert, seed, 800, act).await;
         check_rules(&expert, &ends, start.elapsed().as_secs_f64());
         sleep(Duration::from_mins(1)).await;
         let after = traffic(&expert, seed + 100, 200, async {}).await;
@@ -202,14 +202,14 @@ async fn an_outage_is_not_made_worse() {
         server.set(Mood::Fails);
     }
     let start = Instant::now();
-    let ends = traffic(&expert, 1, 3_000, async {}).await;
+    let ends = traffic(&expert, 1, 1_200, async {}).await;
     check_rules(&expert, &ends, start.elapsed().as_secs_f64());
     let tries: usize = ends.iter().map(|e| e.tries.len()).sum();
-    assert!(tries <= 3_000 + 600 + 700, "{tries}");
+    assert!(tries <= 1_200 + 240 + 700, "{tries}");
     for server in &servers {
         server.set(Mood::Works);
     }
-    let ends = traffic(&expert, 2, 3_500, async {}).await;
+    let ends = traffic(&expert, 2, 1_500, async {}).await;
     let lost = ends.iter().filter(|e| e.status != Some(200)).count();
     assert_eq!(lost, 0);
     assert!(expert.endpoints().iter().all(|e| e.breaker == experts::BreakerState::Closed));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Admin;
-use super::change::{WriteParams, missing};
+use super::change::{Write, WriteParams, missing};
 use super::document::{Named, Refused, Unwritten};
 use super::etag::{IfMatch, Tagged, etag_of};
 use super::page::{Page, PageParams};
@@ -101,26 +101,24 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn describe(
-    State(admin): State<Admin>,
     Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
+    write: Write,
     Body(mut fields): Body,
 ) -> Result<Tagged<CategoryView>, ApiError> {
     for added in ["name", "experts"] {
         fields.remove(added);
     }
     let etag = fields.remove("etag").and_then(|etag| etag.as_str().map(str::to_owned));
-    let if_match = if_match.or_body(etag);
+    let write = write.for_version(etag);
     let Description { description } = Body(fields).read()?;
-    let (view, wanted) = (admin.view(), name.clone());
-    let plan = move |desired: &Desired| {
+    let (view, wanted) = (write.admin.view(), name.clone());
+    let plan = move |desired: &Desired, if_match: &IfMatch| {
         let now = shown(&view, desired, &wanted).ok_or_else(|| none(&view, &wanted))?;
         if_match.check(&format!("category `{wanted}`"), &now.etag)?;
         Ok(vec![Edit::DescribeCategory(wanted, description)])
     };
-    let desired = admin.change(params, "", plan).await?;
-    let view = admin.view();
+    let desired = write.change("", plan).await?;
+    let view = write.admin.view();
     let category = shown(&view, &desired, &name).ok_or_else(|| none(&view, &name))?;
     Ok(Tagged::ok(category.etag.clone(), category))
 }

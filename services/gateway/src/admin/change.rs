@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRequestParts;
+use http::request::Parts;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Admin;
+use super::auth::Actor;
+use super::etag::IfMatch;
+use super::read::Params;
 use crate::catalog::{ChangeError, Desired, Edit, Origin};
 use crate::error::{ApiError, ErrorKind};
 use crate::pipeline::now_ms;
-use crate::problem::{Problem, nearest};
-
-/// In whose name the holder of the token acts.
-const ACTOR: &str = "admin";
+use crate::problem::{Problem, hint};
 
 /// How a write is meant.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
@@ -23,7 +25,33 @@ pub(super) struct WriteParams {
     pub(super) dry_run: bool,
 }
 
-impl Admin {
+/// A write as it came, but for its body: how it is meant, for which version of the object, in whose name.
+pub(super) struct Write {
+    pub(super) admin: Admin,
+    pub(super) dry_run: bool,
+    if_match: IfMatch,
+    actor: Actor,
+}
+
+impl FromRequestParts<Admin> for Write {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, ApiError> {
+        let Params(WriteParams { dry_run }) = Params::from_request_parts(parts, admin).await?;
+        let if_match = IfMatch::from_request_parts(parts, admin).await?;
+        let actor = Actor::from_request_parts(parts, admin).await?;
+        Ok(Self { admin: admin.clone(), dry_run, if_match, actor })
+    }
+}
+
+impl Write {
+    /// The same, for the version that the body named, where the header named none.
+    #[must_use]
+    pub(super) fn for_version(mut self, etag: Option<String>) -> Self {
+        self.if_match = self.if_match.or_body(etag);
+        self
+    }
+
     /// Lets `plan` decide on edits with the present state before it, and applies them.
     ///
     /// Writers take turns from the reading to the publishing, so that what `plan` saw still holds when its
@@ -34,21 +62,17 @@ impl Admin {
     ///
     /// `scope` is where the edited object stands among all objects; what is wrong with it is reported
     /// relative to that, as the client knows it.
-    pub(super) async fn change<F>(
-        &self,
-        params: WriteParams,
-        scope: impl Into<String>,
-        plan: F,
-    ) -> Result<Arc<Desired>, ApiError>
+    pub(super) async fn change<F>(&self, scope: impl Into<String>, plan: F) -> Result<Arc<Desired>, ApiError>
     where
-        F: FnOnce(&Desired) -> Result<Vec<Edit>, ApiError> + Send + 'static,
+        F: FnOnce(&Desired, &IfMatch) -> Result<Vec<Edit>, ApiError> + Send + 'static,
     {
-        let (admin, scope) = (self.clone(), scope.into());
+        let (admin, scope, dry_run) = (self.admin.clone(), scope.into(), self.dry_run);
+        let (if_match, actor) = (self.if_match.clone(), self.actor.clone());
         let work = tokio::spawn(async move {
             let _turn = admin.turn.lock().await;
             let catalog = &admin.app.pipeline.catalog;
-            let edits = plan(&catalog.view().desired)?;
-            let applied = catalog.apply(edits, ACTOR, now_ms(), params.dry_run).await;
+            let edits = plan(&catalog.view().desired, &if_match)?;
+            let applied = catalog.apply(edits, actor.name(), now_ms(), dry_run).await;
             applied.map_err(|error| refusal(error, &scope))
         });
         work.await.map_err(ApiError::internal)?
@@ -90,7 +114,7 @@ fn within<'a>(path: &'a str, scope: &str) -> &'a str {
 /// 404 for a name, with the nearest known one.
 pub(super) fn missing<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> ApiError {
     let shown: String = name.chars().take(128).collect();
-    let hint = nearest(name, known).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    let hint = hint(name, known);
     ApiError::new(ErrorKind::NotFound, format!("there is no {kind} `{shown}`{hint}"))
 }
 

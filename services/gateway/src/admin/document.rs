@@ -1,6 +1,7 @@
 //! The parts of the `OpenAPI` document that no handler owns.
 
 use crate::config::FileSecret;
+use admission::key::SecretView;
 use serde::Serialize;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
@@ -11,20 +12,23 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
     info(
         title = "Guildhall admin API",
         version = "1",
-        description = "Experts, routes and the mapping from categories to experts, while the gateway runs. \
+        description = "Experts, routes, the mapping from categories to experts, keys and teams, while the gateway runs. \
                        A write is durable and live before it is answered. `dry_run=true` checks a write and \
                        shows what would be. Every object has an `etag`; send it as `If-Match` and a write fails \
                        with 412 when the object has changed meanwhile. Objects with `origin: file` are defined \
                        in the configuration file and read-only here. Names may contain slashes, which are sent \
-                       as `%2F` in a path.",
+                       as `%2F` in a path. A token has a role: `viewer` reads everything, `operator` also drains and \
+                       probes experts and tries prompts, `admin` changes everything; `x-required-role` of an \
+                       operation names the one it needs.",
         license(name = "Apache-2.0")
     ),
     tags(
         (name = "experts", description = "What can answer"),
         (name = "routing", description = "Routes, categories and the mapping between categories and experts"),
+        (name = "keys", description = "Who may send requests, and how much"),
         (name = "operation", description = "What was decided, what is configured, what was changed")
     ),
-    components(schemas(ErrorBody, ErrorObject, FileSecret)),
+    components(schemas(ErrorBody, ErrorObject, FileSecret, SecretView)),
     security(("admin_token" = [])),
     modifiers(&Scheme)
 )]
@@ -70,6 +74,9 @@ pub(super) enum Refused {
     /// The token is missing or wrong.
     #[response(status = 401)]
     Unauthorized(#[to_schema] ErrorBody),
+    /// The token's role does not suffice.
+    #[response(status = 403)]
+    Forbidden(#[to_schema] ErrorBody),
 }
 
 /// Errors of calls that name an object.

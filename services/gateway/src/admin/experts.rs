@@ -1,7 +1,5 @@
 //! `/admin/v1/experts`: what can answer.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -9,19 +7,17 @@ use experts::{EndpointStatus, ExpertSpec};
 use http::StatusCode;
 use routing::{Availability, ExpertId};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::Admin;
-use super::change::{WriteParams, missing, writable};
+use super::change::{Write, WriteParams};
 use super::document::{Named, Refused, Unwritten};
-use super::etag::{IfMatch, Tagged, created, segment};
-use super::merge::merge;
+use super::etag::Tagged;
 use super::page::{Page, PageParams};
-use super::read::{Body, Name, Params, unprocessable};
-use crate::catalog::{Desired, Edit, Entry, Op, Origin, View};
+use super::read::{Body, Name, Params};
+use super::resource::{self, Fields, Resource};
+use crate::catalog::{Desired, Edit, Entry, Origin, View};
 use crate::error::ApiError;
-use crate::problem::{Problem, from_value};
 
 /// An expert with what the gateway knows of it.
 #[derive(Serialize, ToSchema)]
@@ -47,8 +43,12 @@ pub(super) struct ExpertStatus {
     endpoints: Vec<EndpointStatus>,
 }
 
-impl ExpertView {
-    fn of(view: &View, desired: &Desired, entry: &Entry<ExpertSpec>) -> Self {
+impl Resource for ExpertSpec {
+    type Shown = ExpertView;
+
+    const ADDED: &'static [&'static str] = &["status"];
+
+    fn shown(view: &View, desired: &Desired, entry: &Entry<Self>) -> ExpertView {
         let id = &entry.value.id;
         let live = view.experts.fleet().get(id.as_str()).map(|facts| facts.availability);
         let availability = match live {
@@ -57,61 +57,22 @@ impl ExpertView {
             Some(live) => live,
         };
         let endpoints = view.experts.get(id.as_str()).map(|expert| expert.endpoints()).unwrap_or_default();
-        Self {
+        ExpertView {
             spec: entry.value.clone(),
             origin: entry.origin,
             status: ExpertStatus { availability, endpoints },
             etag: desired.etag(entry),
         }
     }
-}
 
-fn find<'a>(desired: &'a Desired, name: &str) -> Result<&'a Entry<ExpertSpec>, ApiError> {
-    let known = || desired.experts.keys().map(ExpertId::as_str);
-    desired.experts.get(name).ok_or_else(|| missing("expert", name, known()))
-}
-
-/// The expert as it is in `desired`, after a write or a dry run.
-fn shown(admin: &Admin, desired: &Desired, name: &str) -> Result<Tagged<ExpertView>, ApiError> {
-    let view = ExpertView::of(&admin.view(), desired, find(desired, name)?);
-    Ok(Tagged::ok(view.etag.clone(), view))
-}
-
-/// Takes out what the API adds to an object when it shows it, so that what was read can be sent back; gives
-/// the etag.
-fn strip(fields: &mut Map<String, Value>) -> Option<String> {
-    fields.remove("origin");
-    fields.remove("status");
-    fields.remove("etag").and_then(|etag| etag.as_str().map(str::to_owned))
-}
-
-/// Reads an expert, with the secrets of the one it replaces where the caller left them starred.
-fn read(fields: Map<String, Value>, old: Option<&ExpertSpec>) -> Result<ExpertSpec, ApiError> {
-    let mut spec: ExpertSpec = from_value(Value::Object(fields)).map_err(unprocessable)?;
-    if let Some(old) = old {
-        spec.inherit_secrets(old);
+    /// With the secrets of the one it replaces where the caller left them starred.
+    fn read(fields: Fields, old: Option<&Self>) -> Result<Self, ApiError> {
+        let mut spec: Self = Body(fields).read()?;
+        if let Some(old) = old {
+            spec.inherit_secrets(old);
+        }
+        Ok(spec)
     }
-    Ok(spec)
-}
-
-/// The edit that puts `fields` in the place of an expert.
-fn replacement(
-    desired: &Desired,
-    name: &str,
-    if_match: &IfMatch,
-    fields: impl FnOnce(&ExpertSpec) -> Map<String, Value>,
-) -> Result<Vec<Edit>, ApiError> {
-    let entry = find(desired, name)?;
-    writable("expert", name, entry.origin)?;
-    if_match.check(&format!("expert `{name}`"), &desired.etag(entry))?;
-    let mut fields = fields(&entry.value);
-    fields.entry("id").or_insert_with(|| name.into());
-    let spec = read(fields, Some(&entry.value))?;
-    if spec.id.as_str() != name {
-        let message = format!("must be `{name}`, as in the path; an expert is renamed by making a new one");
-        return Err(unprocessable(Problem::at("id", message)));
-    }
-    Ok(vec![Edit::Expert(Op::Replace(Box::new(spec), None))])
 }
 
 /// Lists the experts by id.
@@ -125,9 +86,7 @@ pub(super) async fn list(
     State(admin): State<Admin>,
     Params(params): Params<PageParams>,
 ) -> Json<Page<ExpertView>> {
-    let view = admin.view();
-    let entries = view.desired.experts.iter().map(|(id, entry)| (id.as_str(), entry));
-    Json(params.cut(entries, |entry| ExpertView::of(&view, &view.desired, entry)))
+    resource::list::<ExpertSpec>(&admin, &params)
 }
 
 /// Registers an expert. It takes requests at once.
@@ -142,19 +101,8 @@ pub(super) async fn list(
         Refused, Unwritten
     )
 )]
-pub(super) async fn create(
-    State(admin): State<Admin>,
-    Params(params): Params<WriteParams>,
-    Body(mut fields): Body,
-) -> Result<Response, ApiError> {
-    strip(&mut fields);
-    let spec = read(fields, None)?;
-    let id = spec.id.clone();
-    let plan = move |_: &Desired| Ok(vec![Edit::Expert(Op::Create(Box::new(spec)))]);
-    let desired = admin.change(params, format!("experts.{id}"), plan).await?;
-    let view = ExpertView::of(&admin.view(), &desired, find(&desired, id.as_str())?);
-    let place = format!("/admin/v1/experts/{}", segment(id.as_str()));
-    Ok(created(params.dry_run, place, &view.etag.clone(), view))
+pub(super) async fn create(write: Write, Body(fields): Body) -> Result<Response, ApiError> {
+    resource::create::<ExpertSpec>(&write, fields).await
 }
 
 /// Shows one expert.
@@ -164,12 +112,8 @@ pub(super) async fn create(
     params(("id" = ExpertId, Path)),
     responses((status = 200, description = "The expert", body = ExpertView), Refused, Named)
 )]
-pub(super) async fn get(
-    State(admin): State<Admin>,
-    Name(name): Name,
-) -> Result<Tagged<ExpertView>, ApiError> {
-    let desired = admin.view().desired.clone();
-    shown(&admin, &desired, &name)
+pub(super) async fn get(State(admin): State<Admin>, Name(id): Name) -> Result<Tagged<ExpertView>, ApiError> {
+    resource::get::<ExpertSpec>(&admin, &id)
 }
 
 /// Replaces an expert. Requests that it is answering end as they began.
@@ -181,14 +125,11 @@ pub(super) async fn get(
     responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
 )]
 pub(super) async fn replace(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-    Body(mut fields): Body,
+    Name(id): Name,
+    write: Write,
+    Body(fields): Body,
 ) -> Result<Tagged<ExpertView>, ApiError> {
-    let if_match = if_match.or_body(strip(&mut fields));
-    write(&admin, name, params, if_match, move |_| fields).await
+    resource::replace::<ExpertSpec>(write, id, fields).await
 }
 
 /// Changes fields of an expert by JSON merge patch (RFC 7396): null removes a field.
@@ -200,35 +141,11 @@ pub(super) async fn replace(
     responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
 )]
 pub(super) async fn patch(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-    Body(mut fields): Body,
+    Name(id): Name,
+    write: Write,
+    Body(fields): Body,
 ) -> Result<Tagged<ExpertView>, ApiError> {
-    let if_match = if_match.or_body(strip(&mut fields));
-    let merged = move |old: &ExpertSpec| {
-        let mut whole = match old.to_stored_json() {
-            Value::Object(whole) => whole,
-            _ => Map::new(),
-        };
-        merge(&mut whole, fields);
-        whole
-    };
-    write(&admin, name, params, if_match, merged).await
-}
-
-async fn write(
-    admin: &Admin,
-    name: String,
-    params: WriteParams,
-    if_match: IfMatch,
-    fields: impl FnOnce(&ExpertSpec) -> Map<String, Value> + Send + 'static,
-) -> Result<Tagged<ExpertView>, ApiError> {
-    let id = name.clone();
-    let plan = move |desired: &Desired| replacement(desired, &id, &if_match, fields);
-    let desired = admin.change(params, format!("experts.{name}"), plan).await?;
-    shown(admin, &desired, &name)
+    resource::patch::<ExpertSpec>(write, id, fields).await
 }
 
 /// Removes an expert. Requests that it is answering go on; a route that names it must be changed first.
@@ -238,69 +155,43 @@ async fn write(
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
     responses((status = 204, description = "Removed, or could be"), Refused, Named, Unwritten)
 )]
-pub(super) async fn delete(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-) -> Result<StatusCode, ApiError> {
-    let plan = move |desired: &Desired| {
-        let entry = find(desired, &name)?;
-        writable("expert", &name, entry.origin)?;
-        if_match.check(&format!("expert `{name}`"), &desired.etag(entry))?;
-        Ok(vec![Edit::Expert(Op::Delete(name, None))])
-    };
-    admin.change(params, "", plan).await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(super) async fn delete(Name(id): Name, write: Write) -> Result<StatusCode, ApiError> {
+    resource::delete::<ExpertSpec>(&write, id).await
 }
 
 /// Lets an expert finish what it has and take nothing new. Possible for those of the configuration file too.
 #[utoipa::path(
     post, path = "/experts/{id}/drain",
     operation_id = "drainExpert", tag = "experts",
+    extensions(("x-required-role" = json!("operator"))),
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
     responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
 )]
-pub(super) async fn drain(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-) -> Result<Tagged<ExpertView>, ApiError> {
-    set_drained(&admin, name, params, if_match, true).await
+pub(super) async fn drain(Name(id): Name, write: Write) -> Result<Tagged<ExpertView>, ApiError> {
+    set_drained(&write, id, true).await
 }
 
 /// Lets a drained expert take requests again.
 #[utoipa::path(
     post, path = "/experts/{id}/undrain",
     operation_id = "undrainExpert", tag = "experts",
+    extensions(("x-required-role" = json!("operator"))),
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
     responses((status = 200, description = "The expert", body = ExpertView), Refused, Named, Unwritten)
 )]
-pub(super) async fn undrain(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-) -> Result<Tagged<ExpertView>, ApiError> {
-    set_drained(&admin, name, params, if_match, false).await
+pub(super) async fn undrain(Name(id): Name, write: Write) -> Result<Tagged<ExpertView>, ApiError> {
+    set_drained(&write, id, false).await
 }
 
-async fn set_drained(
-    admin: &Admin,
-    name: String,
-    params: WriteParams,
-    if_match: IfMatch,
-    on: bool,
-) -> Result<Tagged<ExpertView>, ApiError> {
-    let wanted = name.clone();
-    let plan = move |desired: &Desired| {
-        let entry = find(desired, &wanted)?;
-        if_match.check(&format!("expert `{wanted}`"), &desired.etag(entry))?;
+async fn set_drained(write: &Write, id: String, on: bool) -> Result<Tagged<ExpertView>, ApiError> {
+    let name = id.clone();
+    let plan = move |desired: &Desired, if_match: &_| {
+        let entry = resource::find::<ExpertSpec>(desired, &name)?;
+        resource::check_version(desired, entry, if_match)?;
         // Saying what is already so changes nothing, not even the audit log.
         let so = desired.drained.contains(&entry.value.id) == on;
         Ok(if so { Vec::new() } else { vec![Edit::Drain(entry.value.id.clone(), on)] })
     };
-    let desired: Arc<Desired> = admin.change(params, "", plan).await?;
-    shown(admin, &desired, &name)
+    let desired = write.change("", plan).await?;
+    resource::show::<ExpertSpec>(&write.admin, &desired, &id)
 }

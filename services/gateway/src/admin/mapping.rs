@@ -12,14 +12,14 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::Admin;
-use super::change::{WriteParams, invalid, writable};
+use super::change::{Write, WriteParams, invalid, writable};
 use super::document::{Refused, Unwritten};
 use super::etag::{IfMatch, Tagged, etag_of};
 use super::merge::merge;
-use super::read::{Body, Params};
+use super::read::Body;
 use crate::catalog::{Desired, Edit, Op, Origin, View};
 use crate::error::ApiError;
-use crate::problem::{Problem, nearest};
+use crate::problem::{Problem, hint};
 
 /// Rows by expert: weights by category.
 type Rows = BTreeMap<String, BTreeMap<String, f32>>;
@@ -77,19 +77,18 @@ fn step(name: &str) -> String {
 fn problems(view: &View, desired: &Desired, rows: &Rows) -> Vec<Problem> {
     let mut found = Vec::new();
     let known = || view.categories.iter().map(|(c, _)| c.name.as_str());
-    let hint = |near: Option<&str>| near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
     for (expert, row) in rows {
         let place = |p: Problem| p.below(&step(expert)).below("experts");
         if !desired.experts.contains_key(expert.as_str()) {
-            let near = nearest(expert, desired.experts.keys().map(ExpertId::as_str));
-            found.push(place(Problem::at("", format!("there is no expert `{expert}`{}", hint(near)))));
+            let hint = hint(expert, desired.experts.keys().map(ExpertId::as_str));
+            found.push(place(Problem::at("", format!("there is no expert `{expert}`{hint}"))));
             continue;
         }
         for (category, weight) in row {
             let place = |message: String| place(Problem::at(step(category), message));
             if !view.categories.is_empty() && !known().any(|c| c == category) {
-                let near = nearest(category, known());
-                found.push(place(format!("the router has no category `{category}`{}", hint(near))));
+                let hint = hint(category, known());
+                found.push(place(format!("the router has no category `{category}`{hint}")));
             } else if !(0.0..=1.0).contains(weight) {
                 found.push(place(format!("must lie in 0..=1, not {weight}")));
             }
@@ -136,14 +135,9 @@ pub(super) async fn get(State(admin): State<Admin>) -> Tagged<MappingView> {
     request_body = MappingSpec,
     responses((status = 200, description = "The matrix", body = MappingView), Refused, Unwritten)
 )]
-pub(super) async fn replace(
-    State(admin): State<Admin>,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-    Body(mut fields): Body,
-) -> Result<Tagged<MappingView>, ApiError> {
-    let if_match = if_match.or_body(strip(&mut fields));
-    write(&admin, params, if_match, move |_| fields).await
+pub(super) async fn replace(write: Write, Body(mut fields): Body) -> Result<Tagged<MappingView>, ApiError> {
+    let write = write.for_version(strip(&mut fields));
+    rewrite(&write, move |_| fields).await
 }
 
 /// Changes entries of the matrix by JSON merge patch (RFC 7396): null removes a weight or a row.
@@ -154,19 +148,14 @@ pub(super) async fn replace(
     request_body(content = Object, content_type = "application/merge-patch+json"),
     responses((status = 200, description = "The matrix", body = MappingView), Refused, Unwritten)
 )]
-pub(super) async fn patch(
-    State(admin): State<Admin>,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-    Body(mut fields): Body,
-) -> Result<Tagged<MappingView>, ApiError> {
-    let if_match = if_match.or_body(strip(&mut fields));
+pub(super) async fn patch(write: Write, Body(mut fields): Body) -> Result<Tagged<MappingView>, ApiError> {
+    let write = write.for_version(strip(&mut fields));
     let merged = move |desired: &Desired| {
         let mut whole = Map::from_iter([("experts".to_owned(), json!(rows(desired)))]);
         merge(&mut whole, fields);
         whole
     };
-    write(&admin, params, if_match, merged).await
+    rewrite(&write, merged).await
 }
 
 fn strip(fields: &mut Map<String, Value>) -> Option<String> {
@@ -175,21 +164,19 @@ fn strip(fields: &mut Map<String, Value>) -> Option<String> {
     fields.remove("etag").and_then(|etag| etag.as_str().map(str::to_owned))
 }
 
-async fn write(
-    admin: &Admin,
-    params: WriteParams,
-    if_match: IfMatch,
+async fn rewrite(
+    write: &Write,
     fields: impl FnOnce(&Desired) -> Map<String, Value> + Send + 'static,
 ) -> Result<Tagged<MappingView>, ApiError> {
-    let view = admin.view();
-    let plan = move |desired: &Desired| {
+    let view = write.admin.view();
+    let plan = move |desired: &Desired, if_match: &IfMatch| {
         if_match.check("the mapping", &etag_of(&rows(desired)))?;
         let MappingSpec { experts } = Body(fields(desired)).read()?;
         let found = problems(&view, desired, &experts);
         if found.is_empty() { edits(desired, experts) } else { Err(invalid(&found, "")) }
     };
-    let desired = admin.change(params, "", plan).await?;
-    Ok(shown(&admin.view(), &desired))
+    let desired = write.change("", plan).await?;
+    Ok(shown(&write.admin.view(), &desired))
 }
 
 #[cfg(test)]

@@ -1,6 +1,4 @@
-//! What was decided, what would be, what is configured, what was changed.
-
-use std::sync::Arc;
+//! What would be decided, what is configured, what was changed.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,85 +7,14 @@ use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Admin;
-use super::change::missing;
-use super::document::{Named, Refused};
+use super::document::Refused;
 use super::page::limit;
-use super::read::{Body, Name, Params};
-use super::schema::{DecisionSchema, ExplanationSchema};
+use super::read::{Body, Params};
+use super::schema::ExplanationSchema;
 use crate::config::Config;
-use crate::decision::{Decision, DecisionId};
 use crate::error::{ApiError, ErrorKind};
 use crate::pipeline::Explanation;
 use crate::reload::Reload;
-
-/// Which decisions.
-#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct DecisionParams {
-    /// At most so many, 1 to 1000; 100 when not given.
-    limit: Option<usize>,
-    /// Only those of this route.
-    route: Option<String>,
-    /// Only those that this expert answered.
-    expert: Option<String>,
-    /// Only the one of this request.
-    request_id: Option<String>,
-    /// Only those answered with this HTTP status.
-    status: Option<u16>,
-}
-
-impl DecisionParams {
-    fn wants(&self, decision: &Decision) -> bool {
-        let is = |wish: &Option<String>, actual: Option<&str>| wish.is_none() || wish.as_deref() == actual;
-        is(&self.route, decision.route.as_ref().map(routing::ExpertId::as_str))
-            && is(&self.expert, decision.expert.as_ref().map(routing::ExpertId::as_str))
-            && is(&self.request_id, Some(&decision.request_id))
-            && self.status.is_none_or(|status| status == decision.status)
-    }
-}
-
-/// Recent decisions.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Decisions {
-    /// Newest first.
-    #[schema(value_type = Vec<DecisionSchema>)]
-    items: Vec<Arc<Decision>>,
-}
-
-/// Lists recent decisions, newest first. Prompts are never kept.
-#[utoipa::path(
-    get, path = "/decisions",
-    operation_id = "listDecisions", tag = "operation",
-    params(DecisionParams),
-    responses((status = 200, description = "The decisions", body = Decisions), Refused)
-)]
-pub(super) async fn decisions(
-    State(admin): State<Admin>,
-    Params(params): Params<DecisionParams>,
-) -> Json<Decisions> {
-    let log = &admin.app.pipeline.decisions;
-    Json(Decisions { items: log.recent(limit(params.limit), |d| params.wants(d)) })
-}
-
-/// Shows one decision, by the id of `x-guildhall-decision`.
-#[utoipa::path(
-    get, path = "/decisions/{id}",
-    operation_id = "getDecision", tag = "operation",
-    params(("id" = String, Path)),
-    responses((status = 200, description = "The decision", body = DecisionSchema), Refused, Named)
-)]
-pub(super) async fn decision(
-    State(admin): State<Admin>,
-    Name(id): Name,
-) -> Result<Json<Arc<Decision>>, ApiError> {
-    let found = DecisionId::parse(&id).and_then(|id| admin.app.pipeline.decisions.get(id));
-    found.map(Json).ok_or_else(|| {
-        let mut error = missing("decision", &id, []);
-        error.message = format!("{}; only the most recent ones are kept", error.message).into();
-        error
-    })
-}
 
 /// What to decide about: a prompt, or a whole chat request.
 #[derive(ToSchema)]
@@ -105,6 +32,7 @@ pub(super) struct RouteQuestion {
 #[utoipa::path(
     post, path = "/route",
     operation_id = "explainRoute", tag = "operation",
+    extensions(("x-required-role" = json!("operator"))),
     request_body = RouteQuestion,
     responses(
         (status = 200, description = "The decision and what it rests on", body = ExplanationSchema),

@@ -41,6 +41,7 @@ pub(super) struct Probe {
 #[utoipa::path(
     post, path = "/experts/{id}/probe",
     operation_id = "probeExpert", tag = "experts",
+    extensions(("x-required-role" = json!("operator"))),
     params(("id" = ExpertId, Path)),
     responses((status = 200, description = "What came of it", body = Probe), Refused, Named)
 )]

@@ -1,7 +1,8 @@
 //! Reading requests: every refusal is an error object that names the place.
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Path, Query, Request};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -32,25 +33,38 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        if let Some(given) = request.headers().get(CONTENT_TYPE)
-            && !is_json(given.as_bytes())
-        {
-            let message = "the body must be JSON: send `Content-Type: application/json`";
-            return Err(ApiError::new(ErrorKind::UnsupportedMediaType, message));
-        }
-        let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(|error| {
-            // The source tells the limit from a connection that broke.
-            let too_long = std::error::Error::source(&error)
-                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
-            if too_long {
-                let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
-                ApiError::new(ErrorKind::BodyTooLarge, message)
-            } else {
-                ApiError::new(ErrorKind::InvalidRequest, "the body could not be read to its end")
-            }
-        })?;
-        parse(&bytes).map(Self)
+        parse(&collect(request).await?).map(Self)
     }
+}
+
+/// `None` for an empty body.
+impl<S: Send + Sync> OptionalFromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Option<Self>, ApiError> {
+        let bytes = collect(request).await?;
+        if bytes.is_empty() { Ok(None) } else { parse(&bytes).map(|fields| Some(Self(fields))) }
+    }
+}
+
+async fn collect(request: Request) -> Result<Bytes, ApiError> {
+    if let Some(given) = request.headers().get(CONTENT_TYPE)
+        && !is_json(given.as_bytes())
+    {
+        let message = "the body must be JSON: send `Content-Type: application/json`";
+        return Err(ApiError::new(ErrorKind::UnsupportedMediaType, message));
+    }
+    axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(|error| {
+        // The source tells the limit from a connection that broke.
+        let too_long = std::error::Error::source(&error)
+            .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
+        if too_long {
+            let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+            ApiError::new(ErrorKind::BodyTooLarge, message)
+        } else {
+            ApiError::new(ErrorKind::InvalidRequest, "the body could not be read to its end")
+        }
+    })
 }
 
 fn is_json(content_type: &[u8]) -> bool {
@@ -136,7 +150,7 @@ mod tests {
         if let Some(text) = content_type {
             request.headers_mut().insert(CONTENT_TYPE, text.parse().unwrap());
         }
-        Body::from_request(request, &()).await.map(|b| b.0)
+        <Body as FromRequest<()>>::from_request(request, &()).await.map(|b| b.0)
     }
 
     #[tokio::test]

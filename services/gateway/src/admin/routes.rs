@@ -6,20 +6,18 @@ use axum::response::Response;
 use http::StatusCode;
 use routing::ExpertId;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::Admin;
-use super::change::{WriteParams, missing, writable};
+use super::change::{Write, WriteParams};
 use super::document::{Named, Refused, Unwritten};
-use super::etag::{IfMatch, Tagged, created, segment};
-use super::merge::merge;
+use super::etag::Tagged;
 use super::page::{Page, PageParams};
-use super::read::{Body, Name, Params, unprocessable};
-use crate::catalog::{Desired, Edit, Entry, Op, Origin};
+use super::read::{Body, Name, Params};
+use super::resource::{self, Resource};
+use crate::catalog::{Desired, Entry, Origin, View};
 use crate::config::RouteSpec;
 use crate::error::ApiError;
-use crate::problem::{Problem, from_value};
 
 /// A route with what the gateway knows of it.
 #[derive(Serialize, ToSchema)]
@@ -34,26 +32,12 @@ pub(super) struct RouteView {
     etag: String,
 }
 
-impl RouteView {
-    fn of(desired: &Desired, entry: &Entry<RouteSpec>) -> Self {
-        Self { spec: entry.value.clone(), origin: entry.origin, etag: desired.etag(entry) }
+impl Resource for RouteSpec {
+    type Shown = RouteView;
+
+    fn shown(_: &View, desired: &Desired, entry: &Entry<Self>) -> RouteView {
+        RouteView { spec: entry.value.clone(), origin: entry.origin, etag: desired.etag(entry) }
     }
-}
-
-fn find<'a>(desired: &'a Desired, name: &str) -> Result<&'a Entry<RouteSpec>, ApiError> {
-    let known = || desired.routes.keys().map(ExpertId::as_str);
-    desired.routes.get(name).ok_or_else(|| missing("route", name, known()))
-}
-
-fn shown(desired: &Desired, name: &str) -> Result<Tagged<RouteView>, ApiError> {
-    let view = RouteView::of(desired, find(desired, name)?);
-    Ok(Tagged::ok(view.etag.clone(), view))
-}
-
-/// Takes out what the API adds to an object when it shows it; gives the etag.
-fn strip(fields: &mut Map<String, Value>) -> Option<String> {
-    fields.remove("origin");
-    fields.remove("etag").and_then(|etag| etag.as_str().map(str::to_owned))
 }
 
 /// Lists the routes by id.
@@ -67,9 +51,7 @@ pub(super) async fn list(
     State(admin): State<Admin>,
     Params(params): Params<PageParams>,
 ) -> Json<Page<RouteView>> {
-    let view = admin.view();
-    let entries = view.desired.routes.iter().map(|(id, entry)| (id.as_str(), entry));
-    Json(params.cut(entries, |entry| RouteView::of(&view.desired, entry)))
+    resource::list::<RouteSpec>(&admin, &params)
 }
 
 /// Adds a route. Clients can name it as their `model` at once.
@@ -84,19 +66,8 @@ pub(super) async fn list(
         Refused, Unwritten
     )
 )]
-pub(super) async fn create(
-    State(admin): State<Admin>,
-    Params(params): Params<WriteParams>,
-    Body(mut fields): Body,
-) -> Result<Response, ApiError> {
-    strip(&mut fields);
-    let spec: RouteSpec = from_value(Value::Object(fields)).map_err(unprocessable)?;
-    let id = spec.id.clone();
-    let plan = move |_: &Desired| Ok(vec![Edit::Route(Op::Create(Box::new(spec)))]);
-    let desired = admin.change(params, format!("routes.{id}"), plan).await?;
-    let view = RouteView::of(&desired, find(&desired, id.as_str())?);
-    let place = format!("/admin/v1/routes/{}", segment(id.as_str()));
-    Ok(created(params.dry_run, place, &view.etag.clone(), view))
+pub(super) async fn create(write: Write, Body(fields): Body) -> Result<Response, ApiError> {
+    resource::create::<RouteSpec>(&write, fields).await
 }
 
 /// Shows one route.
@@ -106,8 +77,8 @@ pub(super) async fn create(
     params(("id" = ExpertId, Path)),
     responses((status = 200, description = "The route", body = RouteView), Refused, Named)
 )]
-pub(super) async fn get(State(admin): State<Admin>, Name(name): Name) -> Result<Tagged<RouteView>, ApiError> {
-    shown(&admin.view().desired, &name)
+pub(super) async fn get(State(admin): State<Admin>, Name(id): Name) -> Result<Tagged<RouteView>, ApiError> {
+    resource::get::<RouteSpec>(&admin, &id)
 }
 
 /// Replaces a route.
@@ -119,14 +90,11 @@ pub(super) async fn get(State(admin): State<Admin>, Name(name): Name) -> Result<
     responses((status = 200, description = "The route", body = RouteView), Refused, Named, Unwritten)
 )]
 pub(super) async fn replace(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-    Body(mut fields): Body,
+    Name(id): Name,
+    write: Write,
+    Body(fields): Body,
 ) -> Result<Tagged<RouteView>, ApiError> {
-    let if_match = if_match.or_body(strip(&mut fields));
-    write(&admin, name, params, if_match, move |_| fields).await
+    resource::replace::<RouteSpec>(write, id, fields).await
 }
 
 /// Changes fields of a route by JSON merge patch (RFC 7396): null removes a field.
@@ -138,47 +106,11 @@ pub(super) async fn replace(
     responses((status = 200, description = "The route", body = RouteView), Refused, Named, Unwritten)
 )]
 pub(super) async fn patch(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-    Body(mut fields): Body,
+    Name(id): Name,
+    write: Write,
+    Body(fields): Body,
 ) -> Result<Tagged<RouteView>, ApiError> {
-    let if_match = if_match.or_body(strip(&mut fields));
-    let merged = move |old: &RouteSpec| {
-        let mut whole = match serde_json::to_value(old) {
-            Ok(Value::Object(whole)) => whole,
-            _ => Map::new(),
-        };
-        merge(&mut whole, fields);
-        whole
-    };
-    write(&admin, name, params, if_match, merged).await
-}
-
-async fn write(
-    admin: &Admin,
-    name: String,
-    params: WriteParams,
-    if_match: IfMatch,
-    fields: impl FnOnce(&RouteSpec) -> Map<String, Value> + Send + 'static,
-) -> Result<Tagged<RouteView>, ApiError> {
-    let id = name.clone();
-    let plan = move |desired: &Desired| {
-        let entry = find(desired, &id)?;
-        writable("route", &id, entry.origin)?;
-        if_match.check(&format!("route `{id}`"), &desired.etag(entry))?;
-        let mut fields = fields(&entry.value);
-        fields.entry("id").or_insert_with(|| id.as_str().into());
-        let spec: RouteSpec = from_value(Value::Object(fields)).map_err(unprocessable)?;
-        if spec.id != entry.value.id {
-            let message = format!("must be `{id}`, as in the path; a route is renamed by making a new one");
-            return Err(unprocessable(Problem::at("id", message)));
-        }
-        Ok(vec![Edit::Route(Op::Replace(Box::new(spec), None))])
-    };
-    let desired = admin.change(params, format!("routes.{name}"), plan).await?;
-    shown(&desired, &name)
+    resource::patch::<RouteSpec>(write, id, fields).await
 }
 
 /// Removes a route.
@@ -188,18 +120,6 @@ async fn write(
     params(("id" = ExpertId, Path), ("if-match" = Option<String>, Header), WriteParams),
     responses((status = 204, description = "Removed, or could be"), Refused, Named, Unwritten)
 )]
-pub(super) async fn delete(
-    State(admin): State<Admin>,
-    Name(name): Name,
-    Params(params): Params<WriteParams>,
-    if_match: IfMatch,
-) -> Result<StatusCode, ApiError> {
-    let plan = move |desired: &Desired| {
-        let entry = find(desired, &name)?;
-        writable("route", &name, entry.origin)?;
-        if_match.check(&format!("route `{name}`"), &desired.etag(entry))?;
-        Ok(vec![Edit::Route(Op::Delete(name, None))])
-    };
-    admin.change(params, "", plan).await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(super) async fn delete(Name(id): Name, write: Write) -> Result<StatusCode, ApiError> {
+    resource::delete::<RouteSpec>(&write, id).await
 }

@@ -126,11 +126,12 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use routing::Plan;
-    use serde_json::Value;
+    use admission::Gates;
+    use serde_json::{Value, json};
     use utoipa::PartialSchema;
 
     use super::*;
+    use crate::catalog::Route;
     use crate::decision::{Decision, DecisionId, Planned};
     use crate::pipeline::Explanation;
 
@@ -148,11 +149,10 @@ mod tests {
 
     #[test]
     fn what_is_described_is_what_is_sent() {
-        let planned = Planned {
-            request: routing::Request::default(),
-            fleet: Arc::default(),
-            plan: Plan { candidates: Vec::new(), rejected: Vec::new(), basis: Basis::Fixed },
-        };
+        let spec = json!({"id": "auto", "policy": {"kind": "static", "order": [{"expert": "x"}]}});
+        let route = Route::new(&serde_json::from_value(spec).unwrap(), &Gates::default()).unwrap();
+        let asked = routing::Request::default();
+        let planned = Planned::new(route.into(), asked, Arc::default(), DecisionId(1));
         let decision = Decision { planned: Some(Arc::new(planned)), ..Decision::example(DecisionId(1)) };
         let sent = serde_json::to_value(&decision).unwrap();
         let described = serde_json::to_value(DecisionSchema::schema()).unwrap();

@@ -2,6 +2,7 @@
 
 mod experts;
 pub(crate) mod fixture;
+mod keys;
 mod mapping;
 mod operation;
 mod plane;

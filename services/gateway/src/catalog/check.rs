@@ -6,7 +6,7 @@ use routing::ExpertId;
 
 use super::{Category, Desired, Owner};
 use crate::config::RouteSpec;
-use crate::problem::{Problem, nearest};
+use crate::problem::{Problem, hint, nearest};
 
 /// Checks a configuration's experts and routes against each other, and against the router's categories
 /// where those are known.
@@ -66,8 +66,7 @@ fn key_problems(key: &KeySpec, desired: &Desired) -> Vec<Problem> {
     let own = key.problems().into_iter().map(|p| Problem::at(p.path, p.message));
     let mut problems: Vec<Problem> = own.collect();
     if let Some(team) = key.team.as_deref().filter(|team| !desired.teams.contains_key(*team)) {
-        let hint = nearest(team, desired.teams.keys().map(String::as_str))
-            .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        let hint = hint(team, desired.teams.keys().map(String::as_str));
         problems.push(Problem::at("team", format!("there is no team `{team}`{hint}")));
     }
     problems
@@ -103,8 +102,7 @@ fn route_problems(route: &RouteSpec, desired: &Desired, categories: &[Category])
     }
     for (field, expert) in named_by(route) {
         if !desired.experts.contains_key(&expert) {
-            let hint = nearest(expert.as_str(), desired.experts.keys().map(ExpertId::as_str))
-                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            let hint = hint(expert.as_str(), desired.experts.keys().map(ExpertId::as_str));
             problems.push(Problem::at(field, format!("there is no expert `{expert}`{hint}")));
         }
     }

@@ -47,9 +47,9 @@ pub struct Desired {
 pub type Table<T> = BTreeMap<<T as Object>::Id, Entry<T>>;
 
 /// What file and admin API define alike.
-pub trait Object: Clone + DeserializeOwned {
+pub trait Object: Clone + DeserializeOwned + Send + Sync + 'static {
     /// Its name's type.
-    type Id: Ord + Clone + Borrow<str> + Display;
+    type Id: Ord + Clone + Borrow<str> + Display + Send + Sync;
     /// Where it is stored.
     const KIND: Kind;
     /// The word for it.
@@ -62,10 +62,16 @@ pub trait Object: Clone + DeserializeOwned {
     fn table(desired: &Desired) -> &Table<Self>;
     /// Where it stands.
     fn table_mut(desired: &mut Desired) -> &mut Table<Self>;
+    /// A change of one as a change of the wanted state.
+    fn edit(op: Op<Self>) -> Edit;
+    /// Who names the object of that name and so keeps it from being removed.
+    fn users(_desired: &Desired, _id: &str) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 macro_rules! object {
-    ($type:ty, $id:ty, $kind:ident, $name:literal, $table:ident, $stored:expr) => {
+    ($type:ty, $id:ty, $kind:ident, $name:literal, $table:ident, $stored:expr $(, $users:expr)?) => {
         impl Object for $type {
             type Id = $id;
             const KIND: Kind = Kind::$kind;
@@ -86,24 +92,37 @@ macro_rules! object {
             fn table_mut(desired: &mut Desired) -> &mut Table<Self> {
                 &mut desired.$table
             }
-        }
 
-        impl From<Op<$type>> for Edit {
-            fn from(op: Op<$type>) -> Self {
-                Self::$kind(op)
+            fn edit(op: Op<Self>) -> Edit {
+                Edit::$kind(op)
             }
+
+            $(fn users(desired: &Desired, id: &str) -> Vec<String> {
+                $users(desired, id)
+            })?
         }
     };
 }
 
-object!(ExpertSpec, ExpertId, Expert, "expert", experts, ExpertSpec::to_stored_json);
+object!(ExpertSpec, ExpertId, Expert, "expert", experts, ExpertSpec::to_stored_json, routes_of_expert);
 object!(RouteSpec, ExpertId, Route, "route", routes, plain);
-object!(TeamSpec, String, Team, "team", teams, plain);
+object!(TeamSpec, String, Team, "team", teams, plain, keys_of_team);
 object!(KeySpec, String, Key, "key", keys, plain);
 
 /// Settings without secrets in clear are stored as they are shown. Plain structs with string keys serialise.
 fn plain<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or_default()
+}
+
+fn routes_of_expert(desired: &Desired, id: &str) -> Vec<String> {
+    let names = |route: &RouteSpec| named_by(route).into_iter().any(|(_, expert)| expert.as_str() == id);
+    let routes = desired.routes.values().filter(|entry| names(&entry.value));
+    routes.map(|entry| format!("route `{}`", entry.value.id)).collect()
+}
+
+fn keys_of_team(desired: &Desired, id: &str) -> Vec<String> {
+    let keys = desired.keys.values().filter(|entry| entry.value.team.as_deref() == Some(id));
+    keys.map(|entry| format!("key `{}`", entry.value.id)).collect()
 }
 
 /// A change of one object.
@@ -130,6 +149,8 @@ pub enum Edit {
     Team(Op<TeamSpec>),
     /// Of a key.
     Key(Op<KeySpec>),
+    /// Replaces a key by itself with another secret.
+    RotateKey(Box<KeySpec>),
     /// Starts or ends an expert's draining. Allowed for the file's experts too: it is operation, not
     /// configuration.
     Drain(ExpertId, bool),
@@ -264,11 +285,19 @@ impl Desired {
     /// whole by the caller's check.
     pub(super) fn edit(&mut self, edit: Edit) -> Result<Vec<Write>, ChangeError> {
         match edit {
-            Edit::Expert(Op::Delete(id, if_match)) => self.delete_expert(&id, if_match.as_deref()),
-            Edit::Expert(op) => self.write(op),
+            Edit::Expert(op) => {
+                let removed = if let Op::Delete(id, _) = &op { Some(id.clone()) } else { None };
+                let mut writes = self.write(op)?;
+                // A later expert of the same name starts undrained.
+                if removed.is_some_and(|id| self.drained.remove(id.as_str())) {
+                    writes.push(self.drained_write()?);
+                }
+                Ok(writes)
+            }
             Edit::Route(op) => self.write(op),
             Edit::Team(op) => self.write(op),
             Edit::Key(op) => self.write(op),
+            Edit::RotateKey(key) => self.write(Op::Replace(key, None)),
             Edit::Drain(id, on) => {
                 if !self.experts.contains_key(&id) {
                     return Err(ChangeError::NotFound { kind: "expert", id: id.to_string() });
@@ -302,6 +331,10 @@ impl Desired {
             }
             Op::Delete(id, if_match) => {
                 self.owned::<T>(&id, if_match.as_deref())?;
+                let users = T::users(self, &id);
+                if !users.is_empty() {
+                    return Err(ChangeError::InUse { kind: T::NAME, id, by: users.join(", ") });
+                }
                 T::table_mut(self).remove(id.as_str());
                 return Ok(vec![Write::delete(T::KIND, id)]);
             }
@@ -309,21 +342,6 @@ impl Desired {
         let write = Write::put(T::KIND, value.id().to_string(), &value.stored())?;
         T::table_mut(self).insert(value.id().clone(), Entry { value, origin: Origin::Admin });
         Ok(vec![write])
-    }
-
-    fn delete_expert(&mut self, id: &str, if_match: Option<&str>) -> Result<Vec<Write>, ChangeError> {
-        let by = |route: &RouteSpec| named_by(route).into_iter().any(|(_, e)| e.as_str() == id);
-        if let Some(entry) = self.routes.values().find(|r| by(&r.value)) {
-            self.owned::<ExpertSpec>(id, if_match)?;
-            let by = format!("route `{}`", entry.value.id);
-            return Err(ChangeError::InUse { kind: "expert", id: id.to_owned(), by });
-        }
-        let mut writes = self.write(Op::<ExpertSpec>::Delete(id.to_owned(), if_match.map(str::to_owned)))?;
-        // A later expert of the same name starts undrained.
-        if self.drained.remove(id) {
-            writes.push(self.drained_write()?);
-        }
-        Ok(writes)
     }
 
     /// The etag of an object: a digest of all that the admin API shows of it and of its secrets.
@@ -361,6 +379,7 @@ impl Edit {
             Self::Route(op) => op.audit(),
             Self::Team(op) => op.audit(),
             Self::Key(op) => op.audit(),
+            Self::RotateKey(key) => ("key.rotate".to_owned(), format!("keys/{}", key.id)),
             Self::Drain(id, true) => ("expert.drain".to_owned(), format!("experts/{id}")),
             Self::Drain(id, false) => ("expert.undrain".to_owned(), format!("experts/{id}")),
             Self::DescribeCategory(name, _) => ("category.describe".to_owned(), format!("categories/{name}")),

@@ -1,8 +1,12 @@
 //! The admin API's client, for the commands that change a running gateway.
 
+mod command;
 pub(super) mod experts;
+pub(super) mod keys;
+mod limits;
 mod show;
 mod spec;
+pub(super) mod teams;
 
 use std::time::Duration;
 

@@ -16,9 +16,9 @@ pub struct DataConfig {
     /// TLS, with or without certificates of clients. Without it the listener speaks plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// Lets everybody in who reaches an address that other machines can reach, as long as there is no API
-    /// key; otherwise such an address answers 401 until there is one. Leave it off unless a proxy in front
-    /// checks who may call.
+    /// Lets requests from other machines in although there is no API key yet. Leave it off unless a proxy in
+    /// front checks who may call: without it, an address that other machines can reach lets nobody in before
+    /// the first key is made.
     pub open_to_network: bool,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,

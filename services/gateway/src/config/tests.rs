@@ -160,3 +160,39 @@ fn yaml_errors_have_a_line() {
     let text = problems("data:\n  listen: [\n");
     assert!(text.contains("line"), "{text}");
 }
+
+#[test]
+fn admin_tokens_have_names_roles_and_are_told_apart() {
+    let config = parse(
+        "admin:\n  tokens:\n    - {name: board, role: viewer, token: '${KEY}'}\n    - {name: night.shift@x, role: operator, token: a-second-long-token}\n",
+        &env,
+    );
+    let config = config.unwrap();
+    assert_eq!(config.admin.tokens[1].role, Role::Operator);
+    assert!(!serde_json::to_string(&config).unwrap().contains("second-long"));
+    let text = problems(
+        "admin:
+  token: a-token-long-enough
+  tokens:
+    - {name: admin, role: viewer, token: a-token-long-enough}
+    - {name: a b, role: viewer, token: short}
+    - {name: twice, role: viewer, token: another-token-1234}
+    - {name: twice, role: admin, token: another-token-1234}
+",
+    );
+    for place in [
+        "tokens[0].name",
+        "tokens[0].token",
+        "tokens[1].name",
+        "tokens[1].token",
+        "tokens[3].name",
+        "tokens[3].token",
+    ] {
+        assert!(text.contains(&format!("admin.{place}: ")), "{place} is missing in:\n{text}");
+    }
+    assert!(!text.contains("another-token"), "{text}");
+    assert!(
+        problems("admin: {tokens: [{name: x, role: viewr, token: 0123456789abcdef}]}")
+            .contains("did you mean `viewer`?")
+    );
+}

@@ -43,15 +43,13 @@ impl Pipeline {
         hold: &mut Hold,
     ) -> Result<Answer, ApiError> {
         let plan = planned.as_deref().map(|p| &p.plan);
-        let mut order = candidates(target, plan);
-        order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
-        if let Some(key) = trace.caller.as_ref().filter(|key| !key.may_use_all_experts()) {
-            order.retain(|t| key.may_use_expert(t.expert.as_str()));
-            if order.is_empty() {
-                let message = "none of the experts that this request would go to may answer this API key";
-                return Err(ApiError::new(ErrorKind::Forbidden, message));
-            }
+        let caller = trace.caller.as_deref();
+        let mut order = candidates(target, plan, caller);
+        if order.is_empty() && caller.is_some_and(|key| !key.may_use_all_experts()) {
+            let message = "none of the experts that this request would go to may answer this API key";
+            return Err(ApiError::new(ErrorKind::Forbidden, message));
         }
+        order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
         if order.is_empty() {
             return Err(nobody(view, target, plan, request, trace));
         }

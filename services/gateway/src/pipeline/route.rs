@@ -224,10 +224,9 @@ impl Pipeline {
         if let Some(category) = trace.category.and_then(|at| fleet.categories.get(at)) {
             self.metrics.categories.get_or_create(&OfCategory { category: Text(category.clone()) }).inc();
         }
-        let plan = route.policy.plan(&asked, &fleet, context.id.0);
-        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: plan.basis.as_str() };
+        let planned = Arc::new(Planned::new(route.clone(), asked, fleet, context.id));
+        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: planned.plan.basis.as_str() };
         self.metrics.decisions.get_or_create(&reasoned).inc();
-        let planned = Arc::new(Planned { request: asked, fleet, plan });
         trace.planned = Some(planned.clone());
         trace.routing = started.elapsed();
         Ok(Some(planned))
@@ -271,7 +270,7 @@ impl Pipeline {
         let target = Self::resolve(&view, &request, &context, &mut trace)?;
         let planned = self.plan(&view, &target, &request, &context, &mut trace).await?;
         let probabilities = planned.as_ref().map(|p| p.top_categories(usize::MAX)).unwrap_or_default();
-        let order = candidates(&target, planned.as_deref().map(|p| &p.plan));
+        let order = candidates(&target, planned.as_deref().map(|p| &p.plan), None);
         trace.expert = order.first().map(|c| c.expert.clone());
         trace.path = order.first().filter(|c| c.fallback).map(|_| Path::Fallback);
         let mut decision = trace.decision(&context);
@@ -297,15 +296,18 @@ pub(super) struct Try {
 const MAX_PLANNED: usize = 3;
 
 /// The order of tries: the expert that the client named, or the plan's first candidates and then the route's
-/// default, if it is not among them.
-pub(super) fn candidates(target: &Target, plan: Option<&Plan>) -> Vec<Try> {
+/// default, if it is not among them. Experts that may not answer the caller's key are left out.
+pub(super) fn candidates(target: &Target, plan: Option<&Plan>, caller: Option<&Key>) -> Vec<Try> {
+    let may = |expert: &ExpertId| caller.is_none_or(|key| key.may_use_expert(expert.as_str()));
     match target {
         Target::Expert(expert) => vec![Try { expert: expert.clone(), fallback: false }],
         Target::Route(route) => {
-            let planned = plan.into_iter().flat_map(|p| &p.candidates).take(MAX_PLANNED);
+            let planned = plan.into_iter().flat_map(|p| &p.candidates);
+            let planned = planned.filter(|c| may(&c.expert)).take(MAX_PLANNED);
             let mut order: Vec<Try> =
                 planned.map(|c| Try { expert: c.expert.clone(), fallback: false }).collect();
             if let Some(default) = &route.spec.default
+                && may(default)
                 && !order.iter().any(|t| t.expert == *default)
             {
                 order.push(Try { expert: default.clone(), fallback: true });

@@ -30,10 +30,11 @@ impl Latency {
         self.at_ms = now_ms;
     }
 
-    /// Takes note of a failure after this time. A failure that comes fast does not make an endpoint fast.
+    /// Takes note of a failure after this time. A failure that comes fast does not make an endpoint fast; to
+    /// leave it alone is the breaker's business.
     pub(crate) fn observe_failure(&mut self, seconds: f64, now_ms: u64) {
         if self.seconds > 0.0 {
-            self.observe(seconds.max(2.0 * self.seconds), now_ms);
+            self.observe(seconds.max(self.seconds), now_ms);
         }
     }
 
@@ -102,12 +103,14 @@ mod tests {
         assert_eq!(latency.seconds(0), None, "nothing is known of how fast it answers");
         latency.observe(0.2, 0);
         latency.observe_failure(0.001, 0);
-        assert_eq!(latency.seconds(0), Some(0.4));
-        latency.observe_at_least(0.3, 0);
-        assert_eq!(latency.seconds(0), Some(0.4));
-        latency.observe_at_least(3.0, 0);
+        assert_eq!(latency.seconds(0), Some(0.2));
+        latency.observe_failure(0.001, 5_000);
+        assert_eq!(latency.seconds(5_000), Some(0.2), "it does not fade either");
+        latency.observe_at_least(0.1, 5_000);
+        assert_eq!(latency.seconds(5_000), Some(0.2));
+        latency.observe_at_least(3.0, 5_000);
         let cell = LatencyCell::default();
         cell.store(&latency);
-        assert_eq!(cell.load().seconds(0), Some(3.0));
+        assert_eq!(cell.load().seconds(5_000), Some(3.0));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use stores::{EmbeddedStore, Options};
 use tower::ServiceExt;
 
-use crate::admin::token::TokenHash;
+use crate::admin::token::{Credentials, TokenHash};
 use crate::app::{App, Ready};
 use crate::catalog::{Catalog, Category};
 use crate::config::{Config, parse};
@@ -21,10 +21,17 @@ use crate::reload::Current;
 use crate::session::Sessions;
 
 pub(crate) const TOKEN: &str = "the token of these tests";
+pub(crate) const VIEWER: &str = "the token of a viewer";
+pub(crate) const OPERATOR: &str = "the token of an operator";
 
 /// Two experts and a route that belong to the file.
-const FILE: &str = "
-admin: {token: '${TOKEN}'}
+pub(crate) const FILE: &str = "
+admin:
+  token: '${TOKEN}'
+  tokens:
+    - {name: board, role: viewer, token: the token of a viewer}
+    - {name: night-shift, role: operator, token: the token of an operator}
+upstream: {allow_private: ['127.0.0.0/8']}
 experts:
   - {id: general, backend: {kind: constant, text: from general}, skills: {chat: 0.5}}
   - id: keyed
@@ -57,12 +64,16 @@ impl Api {
     }
 
     pub(crate) fn over(categories: &[&str], store: Arc<EmbeddedStore>) -> Self {
+        Self::with_file(FILE, categories, store)
+    }
+
+    pub(crate) fn with_file(file: &str, categories: &[&str], store: Arc<EmbeddedStore>) -> Self {
         let env = |name: &str| match name {
             "TOKEN" => Some(TOKEN.to_owned()),
             "KEY" => Some(KEY.to_owned()),
             _ => None,
         };
-        let config: Config = parse(FILE, &env).unwrap();
+        let config: Config = parse(file, &env).unwrap();
         let category = |name: &&str| Category { name: (*name).into(), description: format!("about {name}") };
         let categories = categories.iter().map(category).collect();
         let registry = ::experts::Registry::new(::experts::Client::new(&config.upstream).unwrap());
@@ -82,11 +93,12 @@ impl Api {
             places: Arc::new(tokio::sync::Semaphore::new(10)),
             ids: Ids::new(1),
         };
+        let credentials = Credentials::new(TokenHash::of(TOKEN), &config.admin.tokens);
         let app = Arc::new(App {
             pipeline: Arc::new(pipeline),
             current: Current::new(config),
             metrics: Arc::new(metrics),
-            token: TokenHash::of(TOKEN),
+            credentials,
             new_token: None,
             tls: PlanesTls::default(),
             ready: Arc::new(Ready::default()),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::fixture::{Api, KEY, TOKEN};
-use crate::decision::{Decision, DecisionId};
+use crate::decision::{Caller, Decision, DecisionId, Planned};
 
 fn decision(id: u64, route: &str, status: u16) -> Arc<Decision> {
     Arc::new(Decision {
@@ -35,6 +35,17 @@ async fn decisions_are_found_newest_first() {
     assert_eq!(times("?route=auto&status=200").await, [1]);
     assert_eq!(times("?request_id=req-2").await, [2]);
     assert_eq!(times("?expert=nobody").await, [0; 0]);
+    let caller = |key: &str, team: Option<&str>| Some(Caller { key: key.into(), team: team.map(Into::into) });
+    for (id, caller, error) in
+        [(4, caller("ci", Some("red")), Some("rate_limit_exceeded")), (5, caller("web", None), None)]
+    {
+        let recorded = Decision { caller, error, ..Decision::clone(&decision(id, "auto", 429)) };
+        api.app.pipeline.decisions.push(Arc::new(recorded));
+    }
+    assert_eq!(times("?error=rate_limit_exceeded").await, [4]);
+    assert_eq!(times("?key=web").await, [5]);
+    assert_eq!(times("?team=red").await, [4]);
+    assert_eq!(times("?team=red&key=web").await, [0; 0]);
     api.get("/decisions?rout=auto").await.refused(400, "invalid_value");
 
     let one = api.get("/decisions/d-0000000000000002").await;
@@ -105,4 +116,55 @@ async fn changes_are_on_record_and_come_in_pages() {
     let next = first.body["next"].as_u64().unwrap();
     let rest = api.get(&format!("/audit?limit=3&before={next}")).await.body;
     assert_eq!((rest["items"].as_array().unwrap().len(), &rest["next"]), (1, &json!(null)));
+}
+
+#[tokio::test]
+async fn a_decision_is_computed_again() {
+    let api = Api::new();
+    let split = json!({"kind": "static", "order": [
+        {"expert": "general", "weight": 1.0}, {"expert": "keyed", "weight": 1.0},
+    ]});
+    api.post("/routes", json!({"id": "split", "policy": split})).await.object(201);
+    let view = api.app.pipeline.catalog.view();
+    for seed in 1..=8 {
+        let fleet = view.experts.fleet().clone();
+        let planned =
+            Planned::new(view.routes["split"].clone(), routing::Request::default(), fleet, DecisionId(seed));
+        let planned = Some(Arc::new(planned));
+        let recorded = Decision { planned, ..Decision::clone(&decision(seed, "split", 200)) };
+        api.app.pipeline.decisions.push(Arc::new(recorded));
+    }
+    let replay = async |seed: u64| {
+        let path = format!("/decisions/{}/replay", DecisionId(seed));
+        let answer = api.with("POST", &path, None, None).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.body
+    };
+    let mut leaders = std::collections::BTreeSet::new();
+    for seed in 1..=8 {
+        let now = replay(seed).await;
+        assert_eq!((&now["policy"], &now["same"]), (&json!("unchanged"), &json!(true)));
+        assert_eq!(now["replayed"], now["recorded"]);
+        leaders.insert(now["recorded"]["candidates"][0]["expert"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(leaders.len(), 2, "the seed matters");
+
+    // Draining an expert changes the fleet, and a description no plan; neither is the policy's.
+    api.with("POST", "/experts/general/drain", None, None).await.object(200);
+    api.patch("/routes/split", json!({"description": "halves"})).await.object(200);
+    assert_eq!(replay(1).await["same"], true);
+
+    let order = json!({"policy": {"order": [{"expert": "keyed"}]}});
+    api.patch("/routes/split", order).await.object(200);
+    let now = replay(1).await;
+    assert_eq!((&now["policy"], &now["same"]), (&json!("changed"), &json!(false)));
+    assert_eq!(now["replayed"]["candidates"].as_array().unwrap().len(), 1);
+
+    assert_eq!(api.delete("/routes/split").await.status, 204);
+    let now = replay(1).await;
+    assert_eq!((&now["policy"], &now["same"]), (&json!("removed"), &json!(true)));
+
+    api.app.pipeline.decisions.push(decision(9, "auto", 200));
+    let path = format!("/decisions/{}/replay", DecisionId(9));
+    api.with("POST", &path, None, None).await.refused(409, "conflict");
 }

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Request, header};
 use serde_json::Value;
 
-use super::fixture::{Api, TOKEN};
+use super::fixture::{Api, OPERATOR, TOKEN, VIEWER};
 
 fn document() -> Value {
     crate::documents::openapi(&crate::admin::openapi()).unwrap()
@@ -48,6 +48,68 @@ async fn every_operation_needs_the_token() {
         assert_ne!(answer.body["error"]["code"], "unknown_url", "{method} {path}");
         assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
     }
+}
+
+/// Each operation with each role: the document says who may, and nobody else passes.
+#[tokio::test]
+async fn every_operation_asks_for_its_role() {
+    let (document, api) = (document(), Api::new());
+    let mut operators = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let required = operation["x-required-role"].as_str().unwrap();
+            let id = operation["operationId"].as_str().unwrap();
+            match (method.as_str(), required) {
+                ("get", role) => assert_eq!(role, "viewer", "{id}"),
+                (_, "operator") => operators.push(id),
+                (_, role) => assert!(role == "admin" || id == "replayDecision", "{id}: {role}"),
+            }
+            let rank = |role: &str| ["viewer", "operator", "admin"].iter().position(|r| *r == role).unwrap();
+            // What it names does not exist and its body is missing, so that nothing comes of it.
+            let path = path.replace("{id}", "x").replace("{name}", "x");
+            for (role, token) in [("viewer", VIEWER), ("operator", OPERATOR), ("admin", TOKEN)] {
+                let request = plain(&method.to_uppercase(), &path)
+                    .header(header::AUTHORIZATION, format!("Bearer {token}"));
+                let answer = api.send(request.body(Body::empty()).unwrap()).await;
+                if rank(role) >= rank(required) {
+                    assert!(![401, 403].contains(&answer.status.as_u16()), "{id} as {role}: {}", answer.text);
+                } else {
+                    let (message, _) = answer.refused(403, "forbidden");
+                    assert_eq!(answer.body["error"]["type"], "permission_error");
+                    assert!(message.contains(&format!("the role `{required}`")), "{id} as {role}: {message}");
+                }
+            }
+        }
+    }
+    operators.sort_unstable();
+    assert_eq!(operators, ["drainExpert", "explainRoute", "probeExpert", "undrainExpert"]);
+}
+
+#[tokio::test]
+async fn the_audit_log_names_who_acted() {
+    let api = Api::new();
+    let drain = plain("POST", "/admin/v1/experts/general/drain")
+        .header(header::AUTHORIZATION, format!("Bearer {OPERATOR}"));
+    assert_eq!(api.send(drain.body(Body::empty()).unwrap()).await.status, 200);
+    api.with("POST", "/experts/general/undrain", None, None).await.object(200);
+    let audit = api.get("/audit").await.body;
+    let actors: Vec<&Value> = audit["items"].as_array().unwrap().iter().map(|e| &e["actor"]).collect();
+    assert_eq!(actors, ["admin", "night-shift"]);
+    let config = api.get("/config").await;
+    assert_eq!(config.body["admin"]["tokens"][1]["token"], "***");
+    assert!(!config.text.contains(OPERATOR) && !config.text.contains(VIEWER));
+}
+
+#[tokio::test]
+async fn a_viewer_may_ask_for_heads_and_the_document() {
+    let api = Api::new();
+    let status = async |method: &str, path: &str| {
+        let request = plain(method, path).header(header::AUTHORIZATION, format!("Bearer {VIEWER}"));
+        api.send(request.body(Body::empty()).unwrap()).await.status.as_u16()
+    };
+    assert_eq!(status("GET", "/admin/v1/openapi.json").await, 200);
+    assert_eq!(status("HEAD", "/admin/v1/experts").await, 200);
+    assert_eq!(status("POST", "/admin/v1/experts").await, 403);
 }
 
 #[tokio::test]

@@ -4,11 +4,12 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::show::{expert_text, table};
+use super::command::{self, Mode, Said, Version};
+use super::show;
 use super::spec::{FileArg, Settings};
 use super::{AdminClient, Ask, ServerArgs};
 use crate::admin::segment;
-use crate::cli::{Failure, say, say_json};
+use crate::cli::Failure;
 
 /// Arguments of `experts`.
 #[derive(Debug, clap::Args)]
@@ -84,44 +85,10 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Version {
-    /// Only if the expert still has this etag, as `get` shows it.
-    #[arg(long, value_name = "ETAG")]
-    if_match: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
-struct Mode {
-    /// Check the change and change nothing.
-    #[arg(long)]
-    dry_run: bool,
-}
-
-impl Mode {
-    fn query(&self) -> &'static str {
-        if self.dry_run { "?dry_run=true" } else { "" }
-    }
-
-    /// "done", or "could be done".
-    fn said(&self, done: &str) -> String {
-        if self.dry_run { format!("could be {done}") } else { done.to_owned() }
-    }
-}
-
-/// What a command has to say, for people and for programs.
-pub(super) struct Said {
-    pub(super) text: String,
-    pub(super) json: Value,
-}
-
 /// Runs the command against a running gateway.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let client = AdminClient::new(&args.server)?;
     let env = |name: &str| std::env::var(name).ok();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let said = runtime.block_on(execute(&client, &args.command, &env))?;
-    if args.server.json { say_json(&said.json) } else { say(said.text) }
+    command::run(&args.server, async |client| execute(client, &args.command, &env).await)
 }
 
 async fn execute(
@@ -130,10 +97,13 @@ async fn execute(
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Said, Failure> {
     match command {
-        Command::List => list(client).await,
+        Command::List => {
+            let experts = client.list("experts").await?;
+            Ok(Said { text: show::experts(&experts), json: json!({ "experts": experts }) })
+        }
         Command::Get { id } => {
             let expert = client.send(Ask::new(Method::GET, place(id))).await?;
-            Ok(Said { text: expert_text(&expert)?, json: expert })
+            Ok(Said { text: show::yaml(&expert)?, json: expert })
         }
         Command::Add { file, settings, id, mode } => {
             let experts = match (file.read()?, id) {
@@ -163,33 +133,13 @@ async fn execute(
         }
         Command::Probe { id } => probe(client, id).await,
         Command::Remove { id, version, mode } => {
-            let ask = Ask::new(Method::DELETE, format!("{}{}", place(id), mode.query()));
-            client.send(ask.for_version(version.if_match.as_deref())).await?;
-            let json = json!({"id": id, "removed": !mode.dry_run});
-            Ok(Said { text: format!("{id} {}", mode.said("removed")), json })
+            command::remove(client, place(id), id, version, mode, "removed").await
         }
     }
 }
 
 fn place(id: &str) -> String {
     format!("/experts/{}", segment(id))
-}
-
-/// All experts, page by page.
-async fn list(client: &AdminClient) -> Result<Said, Failure> {
-    let mut experts = Vec::new();
-    let mut path = "/experts?limit=1000".to_owned();
-    loop {
-        let mut page = client.send(Ask::new(Method::GET, path)).await?;
-        if let Value::Array(items) = page["items"].take() {
-            experts.extend(items);
-        }
-        match page["next"].as_str() {
-            Some(after) => path = format!("/experts?limit=1000&after={}", segment(after)),
-            None => break,
-        }
-    }
-    Ok(Said { text: table(&experts), json: json!({ "experts": experts }) })
 }
 
 /// Registers experts one after the other; the first that is refused ends it, and what was registered before

@@ -1,4 +1,4 @@
-//! Experts for people to read.
+//! Objects for people to read.
 
 use serde_json::Value;
 
@@ -7,34 +7,74 @@ use crate::cli::Failure;
 /// Skills named in a row of the table.
 const SKILLS: usize = 3;
 
-/// One line per expert, in columns.
-pub(super) fn table(experts: &[Value]) -> String {
-    let head = ["ID", "KIND", "OWNER", "STATE", "BEST AT"].map(str::to_owned);
-    let rows: Vec<[String; 5]> = std::iter::once(head).chain(experts.iter().map(row)).collect();
+/// One line per expert.
+pub(super) fn experts(experts: &[Value]) -> String {
+    table(["ID", "KIND", "OWNER", "STATE", "BEST AT"], experts, |expert| {
+        [
+            text(&expert["id"]),
+            text(&expert["backend"]["kind"]),
+            text(&expert["origin"]),
+            text(&expert["status"]["availability"]),
+            best(&expert["skills"]),
+        ]
+    })
+}
+
+/// One line per key. Moments are UTC.
+pub(super) fn keys(keys: &[Value]) -> String {
+    table(["ID", "TEAM", "OWNER", "STATE", "ENDS", "LIMITS"], keys, |key| {
+        [
+            text(&key["id"]),
+            text(&key["team"]),
+            text(&key["origin"]),
+            text(&key["status"]),
+            key["expires_ms"].as_u64().map_or_else(|| "-".into(), moment),
+            limits(&key["limits"]),
+        ]
+    })
+}
+
+/// One line per team.
+pub(super) fn teams(teams: &[Value]) -> String {
+    table(["ID", "OWNER", "STATE", "LIMITS"], teams, |team| {
+        let state = if team["disabled"] == true { "disabled" } else { "active" };
+        [text(&team["id"]), text(&team["origin"]), state.into(), limits(&team["limits"])]
+    })
+}
+
+/// A moment to the second, as RFC 3339 has it.
+pub(super) fn moment(ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(ms));
+    // The formatter ends with the year 9999.
+    let shown = time.filter(|_| ms < 253_402_300_800_000).map(humantime::format_rfc3339_seconds);
+    shown.map_or_else(|| format!("{ms} ms"), |shown| shown.to_string())
+}
+
+fn limits(limits: &Value) -> String {
+    let named = limits.as_object().into_iter().flatten();
+    let shown: Vec<String> = named.map(|(name, value)| format!("{name} {value}")).collect();
+    if shown.is_empty() { "-".into() } else { shown.join(", ") }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
+/// A head and one line per object, in columns.
+fn table<const N: usize>(head: [&str; N], objects: &[Value], row: impl Fn(&Value) -> [String; N]) -> String {
+    let rows: Vec<[String; N]> =
+        std::iter::once(head.map(str::to_owned)).chain(objects.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 4] = std::array::from_fn(width);
-    let line = |row: &[String; 5]| {
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
             line.push_str(cell);
             line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
         }
-        line.push_str(&row[4]);
         line.trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn row(expert: &Value) -> [String; 5] {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let status = &expert["status"];
-    [
-        text(&expert["id"]),
-        text(&expert["backend"]["kind"]),
-        text(&expert["origin"]),
-        text(&status["availability"]),
-        best(&expert["skills"]),
-    ]
 }
 
 /// The categories with the highest weights.
@@ -55,10 +95,10 @@ fn best(skills: &Value) -> String {
     if parts.is_empty() { "-".into() } else { parts.join(", ") }
 }
 
-/// An expert as YAML, in the form that a configuration file has.
-pub(super) fn expert_text(expert: &Value) -> Result<String, Failure> {
+/// An object as YAML, in the form that a configuration file has.
+pub(super) fn yaml(object: &Value) -> Result<String, Failure> {
     let text =
-        serde_saphyr::to_string(expert).map_err(|e| Failure::Other(anyhow::Error::msg(e.to_string())))?;
+        serde_saphyr::to_string(object).map_err(|e| Failure::Other(anyhow::Error::msg(e.to_string())))?;
     Ok(text.trim_end().to_owned())
 }
 
@@ -70,7 +110,7 @@ mod tests {
     #[test]
     fn the_table_has_columns() {
         let skills = json!({"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.1});
-        let experts = [
+        let listed = [
             json!({"id": "long-name", "backend": {"kind": "llm"}, "origin": "admin", "status": {"availability": "ready"}, "skills": skills}),
             json!({"id": "x", "backend": {"kind": "constant"}, "origin": "file", "status": {"availability": "draining"}, "skills": {}}),
         ];
@@ -78,7 +118,22 @@ mod tests {
 ID         KIND      OWNER  STATE     BEST AT
 long-name  llm       admin  ready     b 0.90, c 0.70, a 0.50, 1 more
 x          constant  file   draining  -";
-        assert_eq!(table(&experts), expected);
-        assert_eq!(table(&[]), "ID  KIND  OWNER  STATE  BEST AT");
+        assert_eq!(experts(&listed), expected);
+        assert_eq!(experts(&[]), "ID  KIND  OWNER  STATE  BEST AT");
+    }
+
+    #[test]
+    fn keys_and_teams_are_told_with_their_limits() {
+        let key = json!({
+            "id": "ci", "team": "red", "origin": "admin", "status": "active", "expires_ms": 1_798_761_600_000_u64,
+            "limits": {"requests_per_minute": 600, "usd_per_day": 5.0},
+        });
+        let expected = "\
+ID  TEAM  OWNER  STATE   ENDS                  LIMITS
+ci  red   admin  active  2027-01-01T00:00:00Z  requests_per_minute 600, usd_per_day 5.0";
+        assert_eq!(keys(&[key]), expected);
+        let team = json!({"id": "red", "origin": "file", "disabled": true, "limits": {}});
+        assert_eq!(teams(&[team]), "ID   OWNER  STATE     LIMITS\nred  file   disabled  -");
+        assert_eq!(moment(u64::MAX), "18446744073709551615 ms");
     }
 }

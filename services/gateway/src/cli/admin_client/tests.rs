@@ -1,4 +1,37 @@
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
 use super::*;
+use crate::admin::tests::fixture::Api;
+use crate::http::server::{ServerConfig, serve};
+
+/// A gateway with an admin listener.
+pub(super) struct Running {
+    pub(super) url: String,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<bool>,
+    pub(super) api: Api,
+}
+
+impl Running {
+    pub(super) async fn start() -> Self {
+        let api = Api::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let second = std::time::Duration::from_secs(1);
+        let config = ServerConfig { max_header_bytes: 32 << 10, head_patience: second * 30, drain: second };
+        let stop = CancellationToken::new();
+        let router = TowerToHyperService::new(crate::admin::router(api.app.clone()));
+        let server = tokio::spawn(serve(listener, None, router, config, stop.clone()));
+        Self { url, stop, server, api }
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.server.await.unwrap();
+    }
+}
 
 fn server(url: &str, token: Option<&str>) -> ServerArgs {
     ServerArgs { url: url.into(), token: token.map(str::to_owned), json: false }

@@ -1,14 +1,11 @@
 //! The commands against a real listener with the admin API behind.
 
 use clap::Parser;
-use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::admin::tests::fixture::{Api, TOKEN};
-use crate::http::server::{ServerConfig, serve};
+use crate::admin::tests::fixture::TOKEN;
+use crate::cli::admin_client::tests::Running;
 
 #[derive(Parser)]
 struct Line {
@@ -16,27 +13,7 @@ struct Line {
     args: Args,
 }
 
-/// A gateway with an admin listener.
-struct Running {
-    url: String,
-    stop: CancellationToken,
-    server: tokio::task::JoinHandle<bool>,
-    api: Api,
-}
-
 impl Running {
-    async fn start() -> Self {
-        let api = Api::new();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let second = std::time::Duration::from_secs(1);
-        let config = ServerConfig { max_header_bytes: 32 << 10, head_patience: second * 30, drain: second };
-        let stop = CancellationToken::new();
-        let router = TowerToHyperService::new(crate::admin::router(api.app.clone()));
-        let server = tokio::spawn(serve(listener, None, router, config, stop.clone()));
-        Self { url, stop, server, api }
-    }
-
     async fn run(&self, line: &str) -> Result<Said, Failure> {
         self.run_as(TOKEN, line).await
     }
@@ -60,11 +37,6 @@ impl Running {
             Ok(said) => panic!("{line}: {}", said.text),
             Err(failure) => failure.to_string(),
         }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.server.await.unwrap();
     }
 }
 
@@ -135,8 +107,9 @@ async fn a_wrong_token_and_a_wrong_address_are_told() {
     let Err(Failure::Usage(message)) = gateway.run_as("wrong", "list").await else {
         panic!("must be bad usage")
     };
-    assert_eq!(message, "this is not the admin token");
-    let nowhere = Running { url: "http://127.0.0.1:9".into(), ..gateway };
+    assert_eq!(message, "this is not an admin token");
+    let mut nowhere = gateway;
+    nowhere.url = "http://127.0.0.1:9".into();
     assert!(nowhere.failure("list").await.contains("cannot reach the admin API at http://127.0.0.1:9"));
     nowhere.stop().await;
 }

@@ -1,0 +1,145 @@
+//! What is fuzzed: one function per target, each of which panics when something that must hold does not.
+//!
+//! The functions know nothing of the fuzzer, so that an ordinary test can replay the corpus
+//! (`services/gateway/tests/corpus.rs`).
+
+use bytes::Bytes;
+use experts::Operation;
+use gateway::pipeline::decode::decode;
+use protocols::{Limits, Stamp, messages, responses};
+use serde_json::value::RawValue;
+
+/// A target: its name and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets. Each has a folder of its name in `corpus/`.
+pub const TARGETS: &[Target] = &[
+    ("chat_body", chat_body),
+    ("config", config),
+    ("messages_request", messages_request),
+    ("messages_stream", messages_stream),
+    ("responses_request", responses_request),
+    ("responses_stream", responses_stream),
+    ("sse", sse),
+];
+
+/// Bounds that short inputs can reach.
+const LIMITS: Limits = Limits { event: 512, answer: 512 };
+
+/// The body of a chat completions request, as the gateway reads it: the model stands where it says.
+pub fn chat_body(data: &[u8]) {
+    for operation in [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings] {
+        if let Ok(decoded) = decode(operation, Bytes::copy_from_slice(data), 64) {
+            let model = serde_json::from_slice::<Option<String>>(&decoded.body[decoded.model_span.clone()]);
+            assert!(model.is_ok_and(|model| model.is_none_or(|model| model == decoded.model)));
+            assert!(decoded.stream_options.span.is_none_or(|span| is_json(&decoded.body[span])));
+        }
+    }
+}
+
+/// A configuration file.
+pub fn config(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        // An environment in which some variables are set.
+        let env = |name: &str| name.starts_with('A').then(|| "value".to_owned());
+        let _ = gateway::config::parse(text, &env);
+    }
+}
+
+/// A Messages request: its translation is JSON that the gateway can go on with or refuse.
+pub fn messages_request(data: &[u8]) {
+    if let Ok(translated) = messages::request(data) {
+        check_translated(&translated.body, &translated.lossy);
+    }
+}
+
+/// A Responses request: its translation is JSON that the gateway can go on with or refuse.
+pub fn responses_request(data: &[u8]) {
+    if let Ok(translated) = responses::request(data) {
+        check_translated(&translated.body, &translated.lossy);
+    }
+}
+
+/// A stream for a Messages client. The first byte says how the rest is cut.
+pub fn messages_stream(data: &[u8]) {
+    let body = br#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"a"}],"thinking":{"type":"adaptive"}}"#;
+    let Ok(request) = messages::request(body) else { panic!("the request is good") };
+    check_stream(data, &["message_stop", "error"], |pieces| {
+        let mut out = Vec::new();
+        let mut stream = messages::Stream::new(request.echo.clone(), stamp(), LIMITS);
+        pieces.for_each(|piece| stream.push(piece, &mut out));
+        stream.finish(&mut out);
+        out
+    });
+    let _ = messages::answer(data, &request.echo, &stamp()).map(|answer| assert!(is_json(&answer)));
+    assert!(is_json(&messages::error(500, data, "req")));
+}
+
+/// A stream for a Responses client. The first byte says how the rest is cut.
+pub fn responses_stream(data: &[u8]) {
+    let body = br#"{"model":"m","input":"a","tools":[{"type":"custom","name":"c"}]}"#;
+    let Ok(request) = responses::request(body) else { panic!("the request is good") };
+    let ends = ["response.completed", "response.incomplete", "response.failed"];
+    check_stream(data, &ends, |pieces| {
+        let mut out = Vec::new();
+        let mut stream = responses::Stream::new(request.echo.clone(), stamp(), LIMITS);
+        pieces.for_each(|piece| stream.push(piece, &mut out));
+        stream.finish(&mut out);
+        out
+    });
+    let _ = responses::answer(data, &request.echo, &stamp()).map(|answer| assert!(is_json(&answer)));
+}
+
+/// An expert's stream on its way through the gateway. The first byte says how the rest is cut, and what is
+/// to be corrected.
+pub fn sse(data: &[u8]) {
+    let Some((how, stream)) = data.split_first() else { return };
+    let model = (how & 1 == 1).then_some("shown/expert");
+    let strip = how & 2 == 2;
+    let correct = |size: usize| {
+        let pieces = stream.chunks(size).map(Bytes::copy_from_slice);
+        experts::correct_stream(pieces, model, strip, "UNFINISHED")
+    };
+    let whole = correct(usize::MAX);
+    let cut = correct(usize::from(how >> 2) + 1);
+    // A name that is too long to be held back is replaced only if it comes in one piece.
+    if stream.len() < 1024 {
+        assert_eq!(whole, cut);
+    }
+    if model.is_none() && !strip {
+        assert!(whole.starts_with(stream));
+    }
+}
+
+fn stamp() -> Stamp {
+    Stamp { id: "id_1".to_owned(), created: 1 }
+}
+
+fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(text).is_ok()
+}
+
+fn check_translated(body: &[u8], lossy: &[String]) {
+    assert!(is_json(body));
+    assert!(lossy.len() <= 33 && lossy.iter().flat_map(|path| path.bytes()).all(|b| b.is_ascii_graphic()));
+    let _ = decode(Operation::ChatCompletions, Bytes::copy_from_slice(body), 64);
+}
+
+/// Checks that the cuts make no difference, that every event's data is JSON, and that the last one, and only
+/// the last, is one of `ends`.
+fn check_stream(data: &[u8], ends: &[&str], translate: impl Fn(std::slice::Chunks<'_, u8>) -> Vec<u8>) {
+    let Some((how, stream)) = data.split_first() else { return };
+    let whole = translate(stream.chunks(usize::MAX));
+    assert_eq!(whole, translate(stream.chunks(usize::from(*how) + 1)));
+    let Ok(text) = String::from_utf8(whole) else { panic!("the translation is text") };
+    let mut ended = false;
+    for event in text.split_terminator("\n\n").filter(|event| !event.starts_with(':')) {
+        assert!(!ended, "an event after the last: {text}");
+        let Some((name, data)) = event.split_once("\ndata: ") else {
+            panic!("an event without data: {text}")
+        };
+        assert!(is_json(data.as_bytes()), "{text}");
+        ended = name.strip_prefix("event: ").is_some_and(|name| ends.contains(&name));
+    }
+    assert!(ended, "no last event: {text}");
+}
