@@ -20,5 +20,6 @@ mod openai_client;
 mod privacy;
 mod queues;
 mod reload;
+mod rolling;
 mod routing;
 mod support;

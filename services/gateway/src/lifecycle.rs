@@ -110,6 +110,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         },
         () = stopped() => tracing::warn!("second signal, open requests are ended"),
     }
+    stop_data.cancel();
     watches.stopped().await;
     accounts.stop();
     accounts.stopped().await;
