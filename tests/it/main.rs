@@ -12,6 +12,7 @@ mod admin;
 mod bad_input;
 mod chat;
 mod churn;
+mod edge;
 mod keys;
 mod lifecycle;
 mod limits;
