@@ -24,3 +24,4 @@ mod reload;
 mod rolling;
 mod routing;
 mod support;
+mod tls;
