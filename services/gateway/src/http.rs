@@ -21,7 +21,7 @@ use tower::ServiceExt;
 
 use crate::app::Ready;
 use crate::error::{ApiError, ErrorKind};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Front, Pipeline};
 
 /// The data plane as a service for connections.
 ///
@@ -59,8 +59,8 @@ impl hyper::service::Service<http::Request<Incoming>> for DataPlane {
             let pipeline = self.pipeline.clone();
             let (parts, body) = request.into_parts();
             Box::pin(async move {
-                let response = pipeline.answer(Operation::ChatCompletions, parts, body).await;
-                Ok(last_unless(&ready, version, response))
+                let front = Front::OpenAi(Operation::ChatCompletions);
+                Ok(last_unless(&ready, version, pipeline.answer(front, parts, body).await))
             })
         } else {
             let answer = self.all.clone().oneshot(request);
@@ -84,6 +84,8 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
     axum::Router::new()
         .route(CHAT, post(chat_completions))
         .route("/v1/completions", post(completions))
+        .route("/v1/messages", post(messages))
+        .route("/v1/responses", post(responses))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
@@ -94,12 +96,22 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
 
 async fn chat_completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    pipeline.answer(Operation::ChatCompletions, parts, body).await
+    pipeline.answer(Front::OpenAi(Operation::ChatCompletions), parts, body).await
 }
 
 async fn completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    pipeline.answer(Operation::Completions, parts, body).await
+    pipeline.answer(Front::OpenAi(Operation::Completions), parts, body).await
+}
+
+async fn messages(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    pipeline.answer(Front::Messages, parts, body).await
+}
+
+async fn responses(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    pipeline.answer(Front::Responses, parts, body).await
 }
 
 async fn unknown_url(method: Method, uri: Uri) -> Response {

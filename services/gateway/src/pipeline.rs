@@ -9,7 +9,7 @@
 //! - `encode`: what the router reads in the prompt, within its deadline (`route.rs`)
 //! - `route`: the policy's plan (`route.rs`)
 //! - `call`: the plan's candidates in order, until one has sent its head (`call.rs`)
-//! - `stream`: the expert's bytes as they are (`respond.rs`)
+//! - `stream`: the expert's bytes as they are (`respond.rs`), or in another protocol's words (`front.rs`)
 //! - `account`: usage, metrics and the record's outcome, when the last byte is through (`account.rs`)
 //!
 //! A phase that fails gives an [`ApiError`], which says whose fault it is and what the client is told.
@@ -19,6 +19,7 @@ mod account;
 mod admit;
 mod call;
 pub mod decode;
+mod front;
 mod respond;
 mod route;
 
@@ -30,7 +31,6 @@ use admission::Embedded;
 use axum::body::Body;
 use bytes::Bytes;
 use encoder::Encoder;
-use experts::Operation;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::Semaphore;
@@ -45,6 +45,7 @@ use crate::metrics::{Metrics, Refused};
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
 
+pub use front::Front;
 pub use route::Explanation;
 pub(crate) use route::{may_name, unknown as unknown_model};
 
@@ -95,15 +96,15 @@ pub(crate) struct Context {
 impl Pipeline {
     /// Answers one inference request. Never fails: what goes wrong becomes an error answer, with the
     /// request's id and its record.
-    pub async fn answer(self: &Arc<Self>, operation: Operation, parts: Parts, body: Body) -> Response<Body> {
-        self.answer_or(operation, parts, body, |_| None::<Ready<_>>).await
+    pub async fn answer(self: &Arc<Self>, front: Front, parts: Parts, body: Body) -> Response<Body> {
+        self.answer_or(front, parts, body, |_| None::<Ready<_>>).await
     }
 
     /// Answers a request by something of the gateway's own where `own` gives that for its body, and as
     /// [`Pipeline::answer`] otherwise. Keys, limits, headers, metrics and the record are the same.
     pub async fn answer_or<F>(
         self: &Arc<Self>,
-        operation: Operation,
+        front: Front,
         parts: Parts,
         body: Body,
         own: impl FnOnce(&Bytes) -> Option<F>,
@@ -112,16 +113,19 @@ impl Pipeline {
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
         let context = Context::new(parts.headers, self.ids.decision());
-        let mut trace = route::Trace::new(operation.name());
-        match self.phases(operation, &context, body, own, &mut trace).await {
+        let mut trace = route::Trace::new(front.name());
+        match self.phases(front, &context, body, own, &mut trace).await {
             Ok(response) => response,
-            Err(error) => self.refuse(&context, &mut trace, error),
+            Err(error) => {
+                let response = self.refuse(&context, &mut trace, error);
+                front.error(response, &context).await
+            }
         }
     }
 
     async fn phases<F>(
         self: &Arc<Self>,
-        operation: Operation,
+        front: Front,
         context: &Context,
         body: Body,
         own: impl FnOnce(&Bytes) -> Option<F>,
@@ -144,7 +148,9 @@ impl Pipeline {
             decision.status = response.status().as_u16();
             return Ok(self.settle(context, trace, decision, response));
         }
-        let request = decode::decode(operation, body, self.limits.max_json_depth)?;
+        let translated = front.translate(body)?;
+        trace.lossy = translated.lossy;
+        let request = decode::decode(front.operation(), translated.body, self.limits.max_json_depth)?;
         trace.stream = request.stream;
         let target = Self::resolve(&view, &request, context, trace)?;
         trace.deadline = target.deadline(context);
@@ -152,7 +158,8 @@ impl Pipeline {
         self.queue(&target, trace, &mut hold).await?;
         let planned = self.plan(&view, &target, &request, context, trace).await?;
         let answer = self.call(&view, &target, planned, &request, context, trace, &mut hold).await?;
-        Ok(self.respond(context, request, std::mem::take(trace), answer, hold).await)
+        let outgoing = respond::Outgoing { front, dialect: translated.dialect, answer, hold };
+        self.respond(context, &request, trace, outgoing).await
     }
 
     /// The answer to a request that failed before an expert sent anything.

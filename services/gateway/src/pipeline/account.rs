@@ -35,8 +35,8 @@ pub(super) struct Accounted {
 pub(super) enum Source {
     /// The expert.
     Reply(ReplyBody),
-    /// Memory.
-    Whole(Bytes),
+    /// Memory, with what the expert counted.
+    Whole(Bytes, Option<Usage>),
 }
 
 impl Accounted {
@@ -82,13 +82,13 @@ impl Accounted {
         }
         let usage = match &self.body {
             Source::Reply(body) => body.usage(),
-            Source::Whole(_) => None,
+            Source::Whole(_, usage) => *usage,
         };
         let cost = usage.map(|usage| self.expert.spec().cost.of(usage));
         if let (Some(usage), Some(cost)) = (usage, cost) {
             self.pipeline.count_tokens(&self.expert, usage, cost);
         }
-        let failed = matches!(&self.body, Source::Whole(_));
+        let failed = self.decision.status >= 400;
         self.hold.settle(match usage {
             Some(usage) => Some(admission::Usage {
                 input_tokens: usage.prompt_tokens,
@@ -145,8 +145,8 @@ impl Body for Accounted {
         let this = self.get_mut();
         let polled = match &mut this.body {
             Source::Reply(body) => Pin::new(body).poll_frame(cx),
-            Source::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Source::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Source::Whole(bytes, _) if bytes.is_empty() => Poll::Ready(None),
+            Source::Whole(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         };
         match &polled {
             Poll::Ready(None) => {
@@ -163,14 +163,14 @@ impl Body for Accounted {
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Source::Reply(body) => body.is_end_stream(),
-            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Whole(bytes, _) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
             Source::Reply(body) => body.size_hint(),
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum Target {
 pub(super) struct Trace {
     pub(super) operation: &'static str,
     pub(super) stream: bool,
+    /// Fields of the request that another protocol's words could not carry over.
+    pub(super) lossy: Vec<String>,
     pub(super) caller: Option<Arc<Key>>,
     /// The class that the request asked for.
     pub(super) priority: Option<Priority>,
