@@ -66,7 +66,7 @@ async fn from_the_first_key_on_every_request_needs_one() {
         assert_eq!(answer.json()["error"]["type"], "authentication_error");
         assert!(answer.text().contains(says), "{says}: {}", answer.text());
         assert!(!answer.text().contains(&**value) || *header == "host", "{}", answer.text());
-        for path in ["models", "models/auto", "embeddings", "completions"] {
+        for path in ["models", "models/auto", "embeddings", "completions", "responses"] {
             let method = if path.starts_with("models") { "GET" } else { "POST" };
             let answer = client.send(method, &gateway.v1(path), &[(header, value)], body.clone()).await;
             is_error(&answer.unwrap(), 401, "invalid_api_key");

@@ -286,8 +286,8 @@ fn chat_over_http2(gateway: &Gateway, text: &str) -> Request<Full<Bytes>> {
 
 #[tokio::test]
 async fn a_hundred_streams_share_one_http2_connection_to_its_end() {
-    let gap = "5ms".parse().unwrap();
-    let mock = Mock::start(Settings { gap, tokens: Some(60), ..Settings::default() }).await.unwrap();
+    let gap = "20ms".parse().unwrap();
+    let mock = Mock::start(Settings { gap, tokens: Some(200), ..Settings::default() }).await.unwrap();
     let config = format!("experts:\n{}{}", llm("coder", &mock.url(), ""), fixed(&["coder"]));
     let mut gateway = Gateway::start(&config).unwrap();
     let mut connection = http2(&gateway).await;
