@@ -28,13 +28,8 @@ pub(super) struct List {
     data: Vec<Model>,
 }
 
-/// The key of a request, where keys are in use.
-type Caller = Option<Arc<Key>>;
-
-/// What the sender of a request may use: `auto` first, then the other routes, then experts.
-fn usable(pipeline: &Pipeline, view: &View, headers: &HeaderMap) -> Result<(Vec<Model>, Caller), ApiError> {
-    let caller = pipeline.gatekeeper.caller(&view.keys, headers, now_ms())?;
-    let key = caller.as_deref();
+/// What a caller may use: `auto` first, then the other routes, then experts.
+fn usable(pipeline: &Pipeline, view: &View, key: Option<&Key>) -> Vec<Model> {
     let model = |id: &str, owned_by| Model { id: id.to_owned(), object: "model", created: 0, owned_by };
     let routes = view.routes.keys().map(ExpertId::as_str).filter(|r| key.is_none_or(|k| k.may_use_route(r)));
     let mut models: Vec<Model> = routes.map(|r| model(r, "guildhall-route")).collect();
@@ -43,7 +38,7 @@ fn usable(pipeline: &Pipeline, view: &View, headers: &HeaderMap) -> Result<(Vec<
     models.extend(experts.map(|e| model(e, "guildhall-expert")));
     let own = pipeline.encoder.as_ref().map(|e| model(&e.bundle().model_id, "guildhall-encoder"));
     models.extend(own);
-    Ok((models, caller))
+    models
 }
 
 /// All models.
@@ -51,8 +46,9 @@ pub(super) async fn list(
     State(pipeline): State<Arc<Pipeline>>,
     headers: HeaderMap,
 ) -> Result<Json<List>, ApiError> {
-    let (data, _) = usable(&pipeline, &pipeline.catalog.view(), &headers)?;
-    Ok(Json(List { object: "list", data }))
+    let view = pipeline.catalog.view();
+    let caller = pipeline.caller(&view, &headers, now_ms()).await?;
+    Ok(Json(List { object: "list", data: usable(&pipeline, &view, caller.as_deref()) }))
 }
 
 /// One model; its name may hold slashes.
@@ -62,7 +58,7 @@ pub(super) async fn get(
     Path(id): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
     let view = pipeline.catalog.view();
-    let (models, caller) = usable(&pipeline, &view, &headers)?;
-    let found = models.into_iter().find(|m| m.id == id);
+    let caller = pipeline.caller(&view, &headers, now_ms()).await?;
+    let found = usable(&pipeline, &view, caller.as_deref()).into_iter().find(|m| m.id == id);
     found.map(Json).ok_or_else(|| unknown_model(&view, caller.as_deref(), &id))
 }
