@@ -50,7 +50,7 @@ use crate::telemetry::trace::{TraceContext, Tracer};
 
 pub use front::Front;
 pub use route::Explanation;
-pub(crate) use route::unknown as unknown_model;
+pub(crate) use route::{may_name, unknown as unknown_model};
 
 /// All that requests share.
 pub struct Pipeline {
