@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::http::server::{ServerConfig, serve};
+use crate::outbound::Outbound;
 
 /// The bound sockets.
 pub(crate) struct Listeners {
@@ -77,7 +78,12 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     for tls in [&app.tls.data, &app.tls.admin].into_iter().flatten() {
         watches.spawn(|stop| tls.clone().watch(stop));
     }
+    let outbound: Arc<dyn Outbound> = Arc::new(app.pipeline.catalog.registry().client().clone());
+    app.pipeline.gatekeeper.spawn(&outbound, &watches.tasks, &watches.stop);
     let store = app.pipeline.catalog.store().clone();
+    if let Some(export) = app.export.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        accounts.spawn(|stop| export.run(stop));
+    }
     accounts.spawn(|stop| crate::usage::keep(app.pipeline.ledger.clone(), store, stop));
     app.ready.set(true);
     let mut stopped = async || {

@@ -1,6 +1,7 @@
 //! The data plane's metrics. Label sets are closed: routes, experts and our own words, never what a client
 //! sends.
 
+pub(crate) mod fleet;
 mod process;
 
 use std::sync::Arc;

@@ -22,12 +22,13 @@ pub mod decode;
 mod front;
 mod respond;
 mod route;
+mod spans;
 
 use std::future::Ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use admission::Embedded;
+use admission::{Embedded, Key};
 use axum::body::Body;
 use bytes::Bytes;
 use encoder::Encoder;
@@ -35,8 +36,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::Semaphore;
 
-use crate::auth::Gatekeeper;
-use crate::catalog::Catalog;
+use crate::auth::{Gatekeeper, Known};
+use crate::catalog::{Catalog, View};
 use crate::config::DataConfig;
 use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
 use crate::error::ApiError;
@@ -44,6 +45,8 @@ use crate::ids::Ids;
 use crate::metrics::{Metrics, Refused};
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::spans::PhaseSpan;
+use crate::telemetry::trace::{TraceContext, Tracer};
 
 pub use front::Front;
 pub use route::Explanation;
@@ -69,8 +72,10 @@ pub struct Pipeline {
     pub metrics: Metrics,
     /// What the data plane accepts.
     pub limits: DataConfig,
+    /// Records requests as traces, if they are.
+    pub tracer: Option<Tracer>,
     /// Where finished requests are logged, if they are.
-    pub access: Option<AccessLog>,
+    pub access: Option<Arc<AccessLog>>,
     /// Places for requests in progress.
     pub places: Arc<Semaphore>,
     /// Makes ids and seeds.
@@ -91,6 +96,8 @@ pub(crate) struct Context {
     headers: HeaderMap,
     /// When it is of no more use to the client.
     deadline: Option<Instant>,
+    /// Its place in its trace, if it is in one.
+    span: Option<TraceContext>,
 }
 
 impl Pipeline {
@@ -112,7 +119,7 @@ impl Pipeline {
     where
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
-        let context = Context::new(parts.headers, self.ids.decision());
+        let context = Context::new(parts.headers, self.ids.decision(), self.tracer.as_ref());
         let mut trace = route::Trace::new(front.name());
         match self.phases(front, &context, body, own, &mut trace).await {
             Ok(response) => response,
@@ -145,7 +152,8 @@ impl Pipeline {
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
         let view = self.catalog.view();
-        trace.caller = self.gatekeeper.caller(&view.keys, &context.headers, context.arrival_ms)?;
+        trace.caller = self.caller(&view, &context.headers, context.arrival_ms).await?;
+        context.mark(trace, "auth", context.arrival);
         trace.priority = admit::priority(context);
         let mut hold = self.hold()?;
         let body = self.body(context, body).await?;
@@ -158,18 +166,38 @@ impl Pipeline {
             decision.status = response.status().as_u16();
             return Ok(self.settle(context, trace, decision, response));
         }
+        let began = Instant::now();
         let translated = front.translate(body)?;
         trace.lossy = translated.lossy;
         let request = decode::decode(front.operation(), translated.body, self.limits.max_json_depth)?;
+        context.mark(trace, "decode", began);
         trace.stream = request.stream;
         let target = Self::resolve(&view, &request, context, trace)?;
         trace.deadline = target.deadline(context);
         self.reserve(&view, Some(&target), request.estimate(), trace, &mut hold).await?;
+        let began = Instant::now();
         self.queue(&target, trace, &mut hold).await?;
+        if !trace.queue.is_zero() {
+            context.mark(trace, "queue", began);
+        }
         let planned = self.plan(&view, &target, &request, context, trace).await?;
         let answer = self.call(&view, &target, planned, &request, context, trace, &mut hold).await?;
         let outgoing = respond::Outgoing { front, dialect: translated.dialect, answer, hold };
         self.respond(context, &request, trace, outgoing).await
+    }
+
+    /// Who sends a request with these headers.
+    ///
+    /// # Errors
+    /// As [`Gatekeeper::caller`].
+    pub(crate) async fn caller(
+        &self,
+        view: &View,
+        headers: &HeaderMap,
+        now_ms: u64,
+    ) -> Result<Option<Arc<Key>>, ApiError> {
+        let known = Known { keys: &view.keys, gates: self.catalog.gates(), revision: view.revision };
+        self.gatekeeper.caller(known, headers, now_ms).await
     }
 
     /// The answer to a request that failed before an expert sent anything.
@@ -187,7 +215,7 @@ impl Pipeline {
     fn settle(
         &self,
         context: &Context,
-        trace: &route::Trace,
+        trace: &mut route::Trace,
         mut decision: Decision,
         response: Response<Body>,
     ) -> Response<Body> {
@@ -203,7 +231,8 @@ impl Pipeline {
             completion_tokens: None,
             cost_usd: None,
         };
-        self.finish(&decision, outcome);
+        let traced = spans::Traced::new(context, trace);
+        self.finish(&decision, outcome, traced);
         response
     }
 
@@ -229,8 +258,9 @@ impl Pipeline {
 }
 
 impl Context {
-    fn new(headers: HeaderMap, id: DecisionId) -> Self {
+    fn new(headers: HeaderMap, id: DecisionId, tracer: Option<&Tracer>) -> Self {
         let arrival = Instant::now();
+        let span = tracer.and_then(|tracer| tracer.begin(&headers, id.0));
         let given = headers.get("x-request-id").filter(|v| {
             let bytes = v.as_bytes();
             !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
@@ -239,7 +269,15 @@ impl Context {
         let timeout = headers.get("x-guildhall-timeout-ms").and_then(|v| v.to_str().ok()?.parse().ok());
         let deadline =
             timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
-        Self { arrival, arrival_ms: now_ms(), id, request_id, headers, deadline }
+        Self { arrival, arrival_ms: now_ms(), id, request_id, headers, deadline, span }
+    }
+
+    /// Notes a phase that began at `start` and ends now, where the request is traced.
+    fn mark(&self, trace: &mut route::Trace, name: &'static str, start: Instant) {
+        if self.span.is_some() {
+            let start = start.duration_since(self.arrival);
+            trace.marks.push(PhaseSpan { name, start, end: self.arrival.elapsed() });
+        }
     }
 
     /// A request header of ours, when it is readable text.

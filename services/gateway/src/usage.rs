@@ -29,7 +29,7 @@ pub(crate) fn restore(store: &EmbeddedStore) -> Result<Embedded, StoreError> {
         match document.parse() {
             Ok(snapshot) => ledger.restore(&snapshot),
             Err(error) => {
-                tracing::warn!(%error, "what was used of budgets cannot be read and counts from zero")
+                tracing::warn!(%error, "what was used of budgets cannot be read and counts from zero");
             }
         }
     }

@@ -72,7 +72,7 @@ fn secrets_come_from_variables_and_files_and_are_never_shown() {
 #[test]
 fn all_problems_are_reported_at_once() {
     let text = problems(
-        "data: {listen: '0.0.0.0:80', max_json_depth: 1}
+        "data: {max_in_flight: 0, max_json_depth: 1}
 experts:
   - {id: a, backend: {kind: constant, text: hi}}
   - {id: a, backend: {kind: constant, text: hi}}
@@ -80,7 +80,7 @@ routes:
   - {id: auto, policy: {kind: static, order: []}}
 ",
     );
-    for place in ["data.listen", "data.max_json_depth", "experts[1].id", "routes[0].policy.order"] {
+    for place in ["data.max_in_flight", "data.max_json_depth", "experts[1].id", "routes[0].policy.order"] {
         assert!(text.contains(place), "{place} is missing in:\n{text}");
     }
 }

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::admit::Hold;
+use super::spans::Traced;
 use super::{Pipeline, micros};
 use crate::decision::{Decision, End, Outcome};
 use crate::metrics::{Name, OfExpert, OfRoute};
@@ -29,6 +30,7 @@ pub(super) struct Accounted {
     gaps: Option<Histogram>,
     ended: bool,
     hold: Hold,
+    traced: Option<Box<Traced>>,
 }
 
 /// Where the body's bytes come from.
@@ -47,12 +49,13 @@ impl Accounted {
         arrival: Instant,
         body: Source,
         hold: Hold,
+        traced: Option<Box<Traced>>,
     ) -> Self {
         let gaps = decision.stream.then(|| {
             let of = OfExpert { expert: Name(expert.id().clone()) };
             pipeline.metrics.inter_token.get_or_create(&of).clone()
         });
-        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, hold }
+        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, hold, traced }
     }
 
     /// Notes that a piece is passed on.
@@ -107,7 +110,7 @@ impl Accounted {
             completion_tokens: usage.map(|u| u.completion_tokens),
             cost_usd: cost,
         };
-        self.pipeline.finish(&self.decision, outcome);
+        self.pipeline.finish(&self.decision, outcome, self.traced.take());
     }
 }
 
@@ -122,7 +125,10 @@ impl Pipeline {
     }
 
     /// Completes a request's record once nothing more will happen to it.
-    pub(super) fn finish(&self, decision: &Arc<Decision>, outcome: Outcome) {
+    pub(super) fn finish(&self, decision: &Arc<Decision>, outcome: Outcome, traced: Option<Box<Traced>>) {
+        if let (Some(tracer), Some(traced)) = (&self.tracer, traced) {
+            traced.finish(tracer, decision, &outcome);
+        }
         self.metrics.ended(outcome.end);
         let of = OfRoute { route: decision.route.clone().map(Name) };
         self.metrics.duration.get_or_create(&of).observe(outcome.duration_us as f64 / 1e6);

@@ -208,16 +208,14 @@ where
         let this = self.get_mut();
         let mut out = Vec::new();
         while !this.finished {
-            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        this.translator.push(&data, &mut out);
-                    }
+            if let Some(Ok(frame)) = ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                if let Ok(data) = frame.into_data() {
+                    this.translator.push(&data, &mut out);
                 }
-                Some(Err(_)) | None => {
-                    this.finished = true;
-                    this.translator.finish(&mut out);
-                }
+            } else {
+                // The end, or a break: the translator knows which by what came before.
+                this.finished = true;
+                this.translator.finish(&mut out);
             }
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out.into()))));

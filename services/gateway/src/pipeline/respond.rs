@@ -15,6 +15,7 @@ use super::call::Answer;
 use super::decode::Decoded;
 use super::front::{Dialect, Front, lossy_header};
 use super::route::Trace;
+use super::spans::Traced;
 use super::{Context, Pipeline, micros};
 use crate::decision::{Decision, Reading};
 use crate::error::{ApiError, ErrorKind};
@@ -96,7 +97,9 @@ impl Pipeline {
         decision.status = status.as_u16();
         decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited + trace.queue));
         let decision = Arc::new(decision);
-        let body = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold);
+        let traced = Traced::new(context, trace);
+        let body =
+            Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold, traced);
         let mut response = match dialect {
             Some(dialect) => {
                 dialect.mark(&mut headers, context);
