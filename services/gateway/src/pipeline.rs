@@ -134,7 +134,7 @@ impl Pipeline {
     /// but with no record.
     pub async fn unserved(&self, front: Front, headers: HeaderMap, error: ApiError) -> Response<Body> {
         use axum::response::IntoResponse;
-        let context = Context::new(headers, self.ids.decision());
+        let context = Context::new(headers, self.ids.decision(), None);
         let mut response = error.into_response();
         response.headers_mut().insert("x-request-id", context.request_id.clone());
         front.error(response, &context).await
