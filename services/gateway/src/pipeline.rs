@@ -130,6 +130,16 @@ impl Pipeline {
         }
     }
 
+    /// The answer to a request for what is not served: in the client's own words and with the request's id,
+    /// but with no record.
+    pub async fn unserved(&self, front: Front, headers: HeaderMap, error: ApiError) -> Response<Body> {
+        use axum::response::IntoResponse;
+        let context = Context::new(headers, self.ids.decision(), None);
+        let mut response = error.into_response();
+        response.headers_mut().insert("x-request-id", context.request_id.clone());
+        front.error(response, &context).await
+    }
+
     async fn phases<F>(
         self: &Arc<Self>,
         front: Front,
