@@ -18,3 +18,4 @@ mod openai_client;
 mod reload;
 mod routing;
 mod support;
+mod telemetry;
