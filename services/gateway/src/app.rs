@@ -204,18 +204,22 @@ fn admin_token(
     Ok((hash, Some(token)))
 }
 
+/// Whether the configuration wants the router model loaded.
+pub fn wants_router(config: &Config) -> bool {
+    let reads = |r: &crate::config::RouteSpec| r.policy.build().is_ok_and(|p| p.reads_features());
+    match config.router.load {
+        RouterLoad::Always => true,
+        RouterLoad::Never => false,
+        RouterLoad::WhenNeeded => config.routes.iter().any(reads),
+    }
+}
+
 /// Loads the router model where the configuration wants it.
 ///
 /// # Errors
 /// [`StartError::Router`] with what to do: a missing library, a broken bundle.
 pub fn load_router(config: &Config, ort_dylib_path: Option<&Path>) -> Result<Option<Encoder>, StartError> {
-    let reads = |r: &crate::config::RouteSpec| r.policy.build().is_ok_and(|p| p.reads_features());
-    let wanted = match config.router.load {
-        RouterLoad::Always => true,
-        RouterLoad::Never => false,
-        RouterLoad::WhenNeeded => config.routes.iter().any(reads),
-    };
-    if !wanted {
+    if !wants_router(config) {
         return Ok(None);
     }
     start_encoder(&config.router, ort_dylib_path).map(Some)

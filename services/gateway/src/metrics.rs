@@ -2,7 +2,7 @@
 //! sends.
 
 pub(crate) mod fleet;
-mod process;
+pub(crate) mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

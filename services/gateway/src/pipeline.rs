@@ -50,7 +50,7 @@ use crate::telemetry::trace::{TraceContext, Tracer};
 
 pub use front::Front;
 pub use route::Explanation;
-pub(crate) use route::unknown as unknown_model;
+pub(crate) use route::{may_name, unknown as unknown_model};
 
 /// All that requests share.
 pub struct Pipeline {
@@ -128,6 +128,16 @@ impl Pipeline {
                 front.error(response, &context).await
             }
         }
+    }
+
+    /// The answer to a request for what is not served: in the client's own words and with the request's id,
+    /// but with no record.
+    pub async fn unserved(&self, front: Front, headers: HeaderMap, error: ApiError) -> Response<Body> {
+        use axum::response::IntoResponse;
+        let context = Context::new(headers, self.ids.decision(), None);
+        let mut response = error.into_response();
+        response.headers_mut().insert("x-request-id", context.request_id.clone());
+        front.error(response, &context).await
     }
 
     async fn phases<F>(

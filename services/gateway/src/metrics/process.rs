@@ -44,8 +44,13 @@ impl Collector for Process {
     }
 }
 
-/// The first number after a key of `/proc/self/status` or `/proc/self/limits`, without its unit.
-fn field(text: &str, key: &str) -> Option<u64> {
+/// The resident memory of this process in bytes, where the system tells it.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:").map(|kib| kib * 1024)
+}
+
+/// The first number after a key of `/proc/self/status`, `/proc/self/limits` or `/proc/meminfo`, without its unit.
+pub(crate) fn field(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }

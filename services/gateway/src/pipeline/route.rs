@@ -62,7 +62,7 @@ pub(super) struct Trace {
 
 /// The expert of that name, if the caller may name it.
 fn named(view: &View, caller: Option<&Key>, name: &str) -> Result<Target, ApiError> {
-    let expert = view.experts.get(name).ok_or_else(|| unknown(view, name))?;
+    let expert = view.experts.get(name).ok_or_else(|| unknown(view, caller, name))?;
     match caller {
         Some(key) if !key.permissions().name_experts => {
             Err(forbidden("this API key may use routes only, and may not name the expert", name))
@@ -325,9 +325,16 @@ pub(super) fn candidates(target: &Target, plan: Option<&Plan>, caller: Option<&K
     }
 }
 
-/// 404 for a name that is neither route nor expert.
-pub(crate) fn unknown(view: &View, name: &str) -> ApiError {
-    let known = view.routes.keys().map(ExpertId::as_str).chain(view.expert_ids());
+/// Whether a caller may name this expert in place of a route.
+pub(crate) fn may_name(caller: Option<&Key>, expert: &str) -> bool {
+    caller.is_none_or(|key| key.permissions().name_experts && key.may_use_expert(expert))
+}
+
+/// 404 for a name that is neither route nor expert, or is none as far as the caller is to know.
+pub(crate) fn unknown(view: &View, caller: Option<&Key>, name: &str) -> ApiError {
+    let routes = view.routes.keys().map(ExpertId::as_str);
+    let routes = routes.filter(|route| caller.is_none_or(|key| key.may_use_route(route)));
+    let known = routes.chain(view.expert_ids().filter(|expert| may_name(caller, expert)));
     let hint = match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "GET /v1/models lists the models; `auto` lets the router choose".into(),
