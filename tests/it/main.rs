@@ -25,4 +25,5 @@ mod reload;
 mod rolling;
 mod routing;
 mod support;
+mod telemetry;
 mod tls;
