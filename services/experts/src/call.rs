@@ -123,6 +123,20 @@ pub struct Try {
     pub backoff: Duration,
 }
 
+impl Try {
+    /// The [`Try::error`] of a try that was given up because another one answered first.
+    pub(crate) const CANCELLED: &str = "was cancelled: another try answered first";
+
+    /// Whether it failed: there was no answer, though one was waited for, or it says that the expert is
+    /// missing, busy or broken.
+    pub fn failed(&self) -> bool {
+        match (self.error, self.status) {
+            (Some(error), _) => error != Self::CANCELLED,
+            (None, status) => status.is_some_and(|status| status >= 500 || matches!(status, 408 | 429)),
+        }
+    }
+}
+
 /// The tries of a call. One takes no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Tries {

@@ -133,11 +133,6 @@ impl Attempt {
             backoff_us: 0,
         }
     }
-
-    /// Whether it gave no answer, or one that says that the expert is missing, busy or broken.
-    pub fn failed(&self) -> bool {
-        self.error.is_some() || self.status.is_some_and(|status| status >= 500 || matches!(status, 408 | 429))
-    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

@@ -193,10 +193,10 @@ impl Metrics {
         metrics.config_current.set(1);
         // What has not happened yet is 0, not absent: an increase from nothing is seen by nobody.
         for end in [End::Complete, End::Cut, End::ClientLeft] {
-            metrics.ends.get_or_create(&Ended { end: end.as_str() });
+            metrics.ends.get_or_create(&Ended { end: end.as_str() }).inc_by(0);
         }
         for result in ["applied", "refused"] {
-            metrics.reloads.get_or_create(&Reloaded { result });
+            metrics.reloads.get_or_create(&Reloaded { result }).inc_by(0);
         }
         let m = metrics.clone();
         let r = registry.sub_registry_with_prefix("guildhall");

@@ -185,7 +185,7 @@ impl Pipeline {
                 hedge: one.hedge,
                 backoff_us: micros(one.backoff),
             };
-            if attempt.failed() {
+            if one.failed() {
                 self.metrics.failed_attempts.get_or_create(&of()).inc();
             }
             if one.hedge {

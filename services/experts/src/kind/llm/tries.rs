@@ -96,8 +96,6 @@ enum Doubt {
     LastResort,
 }
 
-const CANCELLED: &str = "was cancelled: another try answered first";
-
 impl Llm {
     /// Tries endpoints until one gives an answer that is worth giving on, or no more tries are allowed.
     pub(super) async fn send(&self, ask: &Ask<'_>) -> Result<Answer, CallError> {
@@ -320,7 +318,7 @@ impl Llm {
         let cancelled = |site: &Site, begun: Instant, hedge, backoff| Try {
             endpoint: site.vitals.endpoint.clone(),
             status: None,
-            error: Some(CANCELLED),
+            error: Some(Try::CANCELLED),
             started: begun - ask.start,
             duration: begun.elapsed(),
             hedge,
