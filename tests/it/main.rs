@@ -11,6 +11,7 @@ mod admin;
 mod bad_input;
 mod chat;
 mod churn;
+mod faults;
 mod keys;
 mod lifecycle;
 mod load_harness;

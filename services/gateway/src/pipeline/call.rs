@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use admission::{Outcome, Permit, Sample};
-use experts::{Call, CallError, CallErrorKind, Expert, Reply, Try};
+use experts::{Call, CallError, CallErrorKind, Expert, Phase, Reply, Try};
 use routing::{Availability, Obstacle, Plan};
 use tokio::time::Instant;
 
@@ -67,10 +67,7 @@ impl Pipeline {
             // Nothing is sent whose answer would come too late.
             let started = Instant::now();
             if trace.deadline.is_some_and(|d| d <= started) {
-                failure = Some(ApiError::new(
-                    ErrorKind::DeadlineExceeded,
-                    "the request's time was up before an expert answered",
-                ));
+                failure = Some(out_of_time());
                 break;
             }
             let result = expert
@@ -131,7 +128,8 @@ impl Pipeline {
                         permit.release(Sample { latency: duration, outcome: Outcome::Overload });
                     }
                     let retryable = error.is_retryable();
-                    failure = Some(explain(expert, &error));
+                    let late = trace.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                    failure = Some(explain(expert, &error, late));
                     if !retryable {
                         break;
                     }
@@ -273,11 +271,13 @@ fn nobody(view: &View, target: &Target, plan: Option<&Plan>, request: &Decoded, 
     }
 }
 
-/// The last failed try, as the client is told of it.
-fn explain(expert: &Expert, error: &CallError) -> ApiError {
+/// The last failed try, as the client is told of it; `late` when the request's own time is up.
+fn explain(expert: &Expert, error: &CallError, late: bool) -> ApiError {
     let kind = match error.kind() {
+        CallErrorKind::Timeout(Phase::Total) if late => return out_of_time(),
         CallErrorKind::Timeout(_) => ErrorKind::UpstreamTimeout,
         CallErrorKind::Request => ErrorKind::InvalidRequest,
+        CallErrorKind::Busy | CallErrorKind::Unhealthy => ErrorKind::NoHealthyBackend,
         _ => ErrorKind::UpstreamFailed,
     };
     let mut answer = ApiError::new(kind, format!("the expert `{}` {}", expert.id(), error.message()));
@@ -287,4 +287,8 @@ fn explain(expert: &Expert, error: &CallError) -> ApiError {
     }
     answer.internal = error.detail().map(|d| format!("expert {}: {d}", expert.id()));
     answer
+}
+
+fn out_of_time() -> ApiError {
+    ApiError::new(ErrorKind::DeadlineExceeded, "the request's time was up before an expert answered")
 }
