@@ -56,7 +56,7 @@ impl Ward {
         format!(
             "  - {{id: {id}, backend: {{kind: llm, endpoints: [{{url: '{url}'}}], \
              retries: {{max_attempts: 1, backoff: {{base_ms: 5, max_ms: 50}}}}, \
-             breaker: {{consecutive_failures: {FAILURES}, open_ms: 1000}}}}, {LIMITS}}}\n"
+             breaker: {{consecutive_failures: {FAILURES}, open_ms: 2500}}}}, {LIMITS}}}\n"
         )
     }
 
@@ -94,7 +94,7 @@ impl Ward {
             Server::Down(socket) => Mock::serve(socket.listen(64)?, Settings::default())?,
         };
         let well = Self { server: Server::Up(mock), ..self };
-        for _ in 0..300 {
+        for _ in 0..600 {
             tokio::time::sleep(Duration::from_millis(10)).await;
             match well.breaker(bench).await?.as_str() {
                 "open" => {}
@@ -141,7 +141,7 @@ impl Ward {
         let helped = model != self.id;
         let expert = if helped { "spare" } else { &self.id };
         let text = bench.text(helped, expert, "how are you?").await?;
-        seen.check(end, self.streamed, expert, &text)?;
+        seen.check(end, self.streamed, expert, &text).with_context(|| format!("model {model}"))?;
         Ok(seen)
     }
 

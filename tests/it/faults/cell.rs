@@ -100,12 +100,12 @@ impl Cell {
         let own = if helped && self.company == Company::Endpoint { 1 } else { self.row.tries };
         let recorded = if self.row.late { "200" } else { &self.row.recorded };
         let mut tries = vec![(self.id.clone(), faulty, recorded.to_owned()); own];
-        let helper = if self.company == Company::Expert { "spare" } else { &self.id };
+        let other = if self.company == Company::Expert { "spare" } else { &self.id };
         if helped {
-            tries.push((helper.to_owned(), bench.healthy.url(), "200".to_owned()));
+            tries.push((other.to_owned(), bench.healthy.url(), "200".to_owned()));
         }
         let end = if helped { &End::Answer } else { self.row.end(self.streamed) };
-        let answered = if helped { helper } else { &self.id };
+        let answered = if helped { other } else { &self.id };
 
         let text = bench.text(helped, answered, &prompt).await?;
         seen.check(end, self.streamed, answered, &text)?;
@@ -268,9 +268,10 @@ impl Seen {
         ensure!(self.status == Some(200));
         let text = self.text();
         ensure!(self.body.is_some() && text.ends_with("\n\n"), "the stream's end is no event's");
-        let events = text.trim_end().split("\n\n").map(|event| {
-            event.strip_prefix("data: ").map(str::to_owned).context("an event without data")
-        });
+        let events = text
+            .trim_end()
+            .split("\n\n")
+            .map(|event| event.strip_prefix("data: ").map(str::to_owned).context("an event without data"));
         events.collect()
     }
 

@@ -128,8 +128,7 @@ impl Pipeline {
                         permit.release(Sample { latency: duration, outcome: Outcome::Overload });
                     }
                     let retryable = error.is_retryable();
-                    let late = trace.deadline.is_some_and(|deadline| deadline <= Instant::now());
-                    failure = Some(explain(expert, &error, late));
+                    failure = Some(explain(expert, &error, trace.deadline));
                     if !retryable {
                         break;
                     }
@@ -271,9 +270,11 @@ fn nobody(view: &View, target: &Target, plan: Option<&Plan>, request: &Decoded, 
     }
 }
 
-/// The last failed try, as the client is told of it; `late` when the request's own time is up.
-fn explain(expert: &Expert, error: &CallError, late: bool) -> ApiError {
+/// The last failed try, as the client is told of it.
+fn explain(expert: &Expert, error: &CallError, deadline: Option<Instant>) -> ApiError {
+    let late = deadline.is_some_and(|deadline| deadline <= Instant::now());
     let kind = match error.kind() {
+        // The request's own time is up, not the expert's.
         CallErrorKind::Timeout(Phase::Total) if late => return out_of_time(),
         CallErrorKind::Timeout(_) => ErrorKind::UpstreamTimeout,
         CallErrorKind::Request => ErrorKind::InvalidRequest,
