@@ -7,15 +7,23 @@
     reason = "a helper that fails is a test that fails; clippy only exempts the test functions themselves"
 )]
 
+mod access;
 mod admin;
 mod bad_input;
 mod chat;
 mod churn;
+mod doctor;
+mod edge;
 mod faults;
 mod keys;
 mod lifecycle;
+mod limits;
 mod load_harness;
 mod openai_client;
+mod privacy;
+mod queues;
 mod reload;
+mod rolling;
 mod routing;
 mod support;
+mod tls;

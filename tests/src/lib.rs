@@ -3,9 +3,11 @@
 //! The binary under test is `GUILDHALL_BIN`, or `guildhall` beside the test executable. The ONNX Runtime
 //! library is `ORT_DYLIB_PATH`, or what `make deps` put into `.guildhall/onnxruntime`.
 
+mod balancer;
 mod client;
 mod process;
 
+pub use balancer::Balancer;
 pub use client::{Answer, Client};
 pub use process::{Gateway, binary, onnxruntime, repository};
 

@@ -209,6 +209,11 @@ impl Gateway {
         TOKEN
     }
 
+    /// Its folder, with its configuration file and its store.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

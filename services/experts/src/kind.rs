@@ -7,7 +7,7 @@ mod llm;
 mod reject;
 
 pub use constant::ConstantBackend;
-pub use llm::{Discovery, Endpoint, EndpointStatus, HealthCheck, LlmBackend, Stats};
+pub use llm::{Discovery, Endpoint, EndpointStatus, HealthCheck, Listing, LlmBackend, Look, Stats};
 pub use reject::RejectBackend;
 
 use std::net::IpAddr;
@@ -62,6 +62,14 @@ impl Backend {
             Self::Constant(settings) => Kind::Constant(constant::Constant::new(settings, spec, client)),
             Self::Reject(settings) => Kind::Reject(reject::Reject::new(settings)),
         })
+    }
+
+    /// The upstream that it calls; `None` for the kinds that answer by themselves.
+    pub fn upstream(&self) -> Option<&LlmBackend> {
+        match self {
+            Self::Llm(settings) => Some(settings),
+            Self::Constant(_) | Self::Reject(_) => None,
+        }
     }
 
     pub(crate) fn validate(&self, report: &mut Report<'_>) {

@@ -22,8 +22,8 @@ pub use body::ReplyBody;
 pub use call::{Call, Operation, Reply, StreamOptions, Timeouts, Tries, Try, Usage};
 pub use error::{Blame, BodyError, CallError, CallErrorKind, Phase, normalise_error};
 pub use kind::{
-    Backend, ConstantBackend, Discovery, Endpoint, EndpointStatus, HealthCheck, LlmBackend, RejectBackend,
-    Stats,
+    Backend, ConstantBackend, Discovery, Endpoint, EndpointStatus, HealthCheck, Listing, LlmBackend, Look,
+    RejectBackend, Stats,
 };
 pub use registry::{Expert, Registry, Snapshot, Wanted};
 pub use resilience::{Backoff, Balancing, BreakerSettings, BreakerState, Hedge, Retries, RetryBudget};
@@ -32,4 +32,5 @@ pub use spec::{Cost, ExpertSpec, Limits, Problem};
 pub use splice::correct_stream;
 pub use upstream::{
     Cidr, Client, ClientConfig, ClientError, Fetch, Fetched, Resolve, Resolving, TlsFiles, Trust,
+    certificate_end,
 };

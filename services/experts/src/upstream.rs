@@ -6,10 +6,12 @@
 //! learns that nobody waits. HTTP/2 connections are shared and have a task each, which ends with the last
 //! of their users.
 
+mod certificate;
 mod connect;
 mod exchange;
 mod fetch;
 mod guard;
+mod look;
 mod origin;
 mod payload;
 mod peer;
@@ -17,6 +19,8 @@ mod resolve;
 mod tls;
 mod watch;
 
+pub use certificate::not_after as certificate_end;
+pub(crate) use connect::Address;
 pub use connect::ClientError;
 pub(crate) use exchange::{Exchange, chain};
 pub(crate) use fetch::exchange;
@@ -38,7 +42,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::vitals::Board;
-use connect::{Address, Connector};
+use connect::Connector;
 
 /// Settings of the upstream client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -1,8 +1,8 @@
 //! The composition root: the only place that makes clients, models and stores, and gives them to each other.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use encoder::{Bundle, Encoder, Runtime};
@@ -13,17 +13,21 @@ use tokio::sync::Semaphore;
 
 use crate::admin::token::{AdminToken, Credentials, TokenHash};
 use crate::auth::Gatekeeper;
+use crate::auth::jwt::Verifier;
 use crate::catalog::{Catalog, Category, ChangeError};
-use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig};
+use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig, TlsConfig};
 use crate::decision::DecisionLog;
 use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
+use crate::metrics::fleet::Fleet;
 use crate::pipeline::Pipeline;
 use crate::problem::Problem;
 use crate::reload::Current;
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::export::{ExportTask, Exporter, TraceMetrics};
+use crate::telemetry::trace::Tracer;
 
 /// Conversations whose expert is remembered.
 const SESSIONS: usize = 16_384;
@@ -65,6 +69,8 @@ pub struct App {
     pub new_token: Option<AdminToken>,
     /// TLS on the listeners.
     pub tls: PlanesTls,
+    /// Sends traces, until it is taken to be run.
+    pub(crate) export: Mutex<Option<ExportTask>>,
     /// Whether new requests are welcome; false while draining.
     pub ready: Arc<Ready>,
 }
@@ -114,20 +120,23 @@ impl App {
         let registry = Registry::new(client);
         let catalog = Catalog::open(config.declared(), categories, registry, store.clone())
             .map_err(StartError::Config)?;
+        let (tracer, export) = tracer(&config, catalog.registry().client(), &mut metrics, world.seed);
+        let catalog = Arc::new(catalog);
+        let access = access_log(&config.telemetry).map(Arc::new);
+        metrics.register_collector(Box::new(Fleet { catalog: catalog.clone(), access: access.clone() }));
         let (owner, new_token) = admin_token(&config, &store, world.token_bytes)?;
         let credentials = Credentials::new(owner, &config.admin.tokens);
         let pipeline = Pipeline {
-            catalog: Arc::new(catalog),
+            catalog,
             encoder,
             router_deadline: Duration::from_millis(config.router.deadline_ms),
-            gatekeeper: Gatekeeper {
-                open: config.data.listen.ip().is_loopback() || config.data.open_to_network,
-            },
+            gatekeeper: gatekeeper(&config),
             ledger: Arc::new(crate::usage::restore(&store)?),
             decisions: Arc::new(DecisionLog::new(config.telemetry.decisions)),
             sessions: Sessions::new(SESSIONS),
             metrics: Metrics::register(&mut metrics),
-            access: access_log(&config.telemetry),
+            tracer,
+            access,
             limits: config.data.clone(),
             places: Arc::new(Semaphore::new(config.data.max_in_flight)),
             ids: Ids::new(world.seed),
@@ -139,9 +148,32 @@ impl App {
             credentials,
             new_token,
             tls,
+            export: Mutex::new(export),
             ready: Arc::default(),
         })
     }
+}
+
+/// Without keys, requests are welcome from this machine, from those whose certificate was checked, and where
+/// the operator says so.
+fn gatekeeper(config: &Config) -> Gatekeeper {
+    let data = &config.data;
+    let certified = data.tls.as_ref().is_some_and(TlsConfig::requires_certificates);
+    let verifier = (!config.auth.jwt.is_empty()).then(|| Verifier::new(&config.auth.jwt));
+    Gatekeeper::new(data.listen.ip().is_loopback() || data.open_to_network || certified, verifier)
+}
+
+/// What records traces, and the task that sends them.
+fn tracer(
+    config: &Config,
+    client: &Client,
+    metrics: &mut MetricsRegistry,
+    seed: u64,
+) -> (Option<Tracer>, Option<ExportTask>) {
+    let Some(traces) = &config.telemetry.traces else { return (None, None) };
+    let counters = TraceMetrics::register(metrics);
+    let (exporter, task) = Exporter::new(traces, Arc::new(client.clone()), counters, seed);
+    (Some(Tracer::new(traces, exporter, seed.rotate_left(32))), Some(task))
 }
 
 fn access_log(config: &TelemetryConfig) -> Option<AccessLog> {
@@ -172,18 +204,22 @@ fn admin_token(
     Ok((hash, Some(token)))
 }
 
+/// Whether the configuration wants the router model loaded.
+pub fn wants_router(config: &Config) -> bool {
+    let reads = |r: &crate::config::RouteSpec| r.policy.build().is_ok_and(|p| p.reads_features());
+    match config.router.load {
+        RouterLoad::Always => true,
+        RouterLoad::Never => false,
+        RouterLoad::WhenNeeded => config.routes.iter().any(reads),
+    }
+}
+
 /// Loads the router model where the configuration wants it.
 ///
 /// # Errors
 /// [`StartError::Router`] with what to do: a missing library, a broken bundle.
 pub fn load_router(config: &Config, ort_dylib_path: Option<&Path>) -> Result<Option<Encoder>, StartError> {
-    let reads = |r: &crate::config::RouteSpec| r.policy.build().is_ok_and(|p| p.reads_features());
-    let wanted = match config.router.load {
-        RouterLoad::Always => true,
-        RouterLoad::Never => false,
-        RouterLoad::WhenNeeded => config.routes.iter().any(reads),
-    };
-    if !wanted {
+    if !wants_router(config) {
         return Ok(None);
     }
     start_encoder(&config.router, ort_dylib_path).map(Some)

@@ -2,6 +2,7 @@
 
 mod admin_client;
 mod check_config;
+mod doctor;
 mod documents;
 mod eval;
 mod init;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Loaded};
 
 /// One chat endpoint in front of a guild of expert models.
 #[derive(Debug, Parser)]
@@ -33,6 +34,8 @@ enum Command {
     Init(init::Args),
     /// Check a configuration file and say what is wrong with it.
     CheckConfig(check_config::Args),
+    /// Look at everything that a gateway needs and say what is wrong and how to mend it.
+    Doctor(doctor::Args),
     /// Print the JSON schema of the configuration file.
     Schema,
     /// Print the `OpenAPI` document of the admin API.
@@ -73,6 +76,9 @@ enum Failure {
     /// Anything else.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
+    /// Everything has been said already; only the exit code is left.
+    #[error("exit code {0}")]
+    Told(u8),
 }
 
 impl From<ConfigError> for Failure {
@@ -106,6 +112,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Init(args) => init::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Schema => documents::schema(),
         Command::Openapi => documents::openapi(),
         Command::Route(args) => route::run(&args),
@@ -117,11 +124,12 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told(code)) => ExitCode::from(code),
         Err(failure) => {
             let _ = writeln!(io::stderr(), "guildhall: {failure}");
             ExitCode::from(match failure {
                 Failure::Usage(_) => 2,
-                Failure::Other(_) => 1,
+                Failure::Other(_) | Failure::Told(_) => 1,
             })
         }
     }
@@ -130,19 +138,27 @@ pub fn run() -> ExitCode {
 impl ConfigArgs {
     /// Reads the configuration; a library named on the command line goes before the file's.
     fn load(&self) -> Result<Config, Failure> {
-        let env = |name: &str| std::env::var(name).ok();
-        let mut config = match &self.config {
-            Some(path) => {
-                crate::config::load(path, &env)
-                    .map_err(|e| Failure::Usage(format!("{}:\n{e}", path.display())))?
-                    .config
-            }
-            None => Config::demo(),
-        };
+        let loaded = self.read().map_err(|e| match &self.config {
+            Some(path) => Failure::Usage(format!("{}:\n{e}", path.display())),
+            None => Failure::from(e),
+        });
+        let mut config = loaded?.config;
+        self.override_library(&mut config);
+        Ok(config)
+    }
+
+    /// Reads the configuration as the file has it.
+    fn read(&self) -> Result<Loaded, ConfigError> {
+        match &self.config {
+            Some(path) => crate::config::load(path, &|name| std::env::var(name).ok()),
+            None => Ok(Loaded { config: Config::demo(), files: Vec::new() }),
+        }
+    }
+
+    fn override_library(&self, config: &mut Config) {
         if self.onnxruntime.is_some() {
             config.router.onnxruntime.clone_from(&self.onnxruntime);
         }
-        Ok(config)
     }
 }
 

@@ -19,7 +19,7 @@ pub use admin::{AdminConfig, AdminTokenConfig, OWNER, Role};
 pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
 pub use data::DataConfig;
 pub use keys::{FileKey, FileSecret};
-pub use load::{ConfigError, Loaded, load, parse, yaml};
+pub use load::{ConfigError, Loaded, literal_secrets, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};

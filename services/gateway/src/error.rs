@@ -47,6 +47,7 @@ pub enum ErrorKind {
     Overloaded,
     NoHealthyBackend,
     RouterNotReady,
+    IssuerUnavailable,
     UpstreamFailed,
     UpstreamTimeout,
     DeadlineExceeded,
@@ -95,6 +96,9 @@ impl ErrorKind {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_backend", Upstream)
             }
             Self::RouterNotReady => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "router_not_ready", Gateway),
+            Self::IssuerUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "issuer_unavailable", Gateway)
+            }
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, SERVER, "upstream_failed", Upstream),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout", Upstream),
             Self::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, SERVER, "deadline_exceeded", Gateway),
@@ -126,7 +130,10 @@ impl ApiError {
     /// An error with a message for the client.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = match kind {
-            ErrorKind::Overloaded | ErrorKind::NoHealthyBackend | ErrorKind::RouterNotReady => Some(1),
+            ErrorKind::Overloaded
+            | ErrorKind::NoHealthyBackend
+            | ErrorKind::RouterNotReady
+            | ErrorKind::IssuerUnavailable => Some(1),
             _ => None,
         };
         let pointless = kind == ErrorKind::BudgetExceeded;

@@ -12,30 +12,38 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, Uri};
+use axum::http::{HeaderValue, Method, Uri, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use experts::Operation;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
+use crate::app::Ready;
 use crate::error::{ApiError, ErrorKind};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Front, Pipeline};
 
 /// The data plane as a service for connections.
 ///
 /// Chat is nearly all traffic and goes to the pipeline directly. Through axum's tree of boxed services the
 /// same request costs some 2 microseconds more, a twentieth of what the whole hop costs.
+///
+/// Once the gateway is not ready any more, answers over HTTP/1 carry `connection: close`. An idle connection
+/// cannot be closed safely: the next request may be on its way already, and is lost. One that is closed
+/// after an answer that says so loses nothing, and HTTP/2 has a message of its own for that (GOAWAY), which
+/// is sent when the listener closes. So with `data.drain_delay_ms` every connection that is in use has
+/// ended in good order when the listener closes, and only what lay idle for all that time is cut.
 #[derive(Clone)]
 pub struct DataPlane {
     pipeline: Arc<Pipeline>,
     all: axum::Router,
+    ready: Arc<Ready>,
 }
 
 impl DataPlane {
-    /// The data plane of a pipeline.
-    pub fn new(pipeline: Arc<Pipeline>) -> Self {
-        Self { all: router(pipeline.clone()), pipeline }
+    /// The data plane of a pipeline, as long as it is `ready`.
+    pub fn new(pipeline: Arc<Pipeline>, ready: Arc<Ready>) -> Self {
+        Self { all: router(pipeline.clone()), pipeline, ready }
     }
 }
 
@@ -46,14 +54,27 @@ impl hyper::service::Service<http::Request<Incoming>> for DataPlane {
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let request = request.map(Body::new);
+        let (ready, version) = (self.ready.clone(), request.version());
         if request.method() == Method::POST && request.uri().path() == CHAT {
             let pipeline = self.pipeline.clone();
             let (parts, body) = request.into_parts();
-            Box::pin(async move { Ok(pipeline.answer(Operation::ChatCompletions, parts, body).await) })
+            Box::pin(async move {
+                let front = Front::OpenAi(Operation::ChatCompletions);
+                Ok(last_unless(&ready, version, pipeline.answer(front, parts, body).await))
+            })
         } else {
-            Box::pin(self.all.clone().oneshot(request))
+            let answer = self.all.clone().oneshot(request);
+            Box::pin(async move { Ok(last_unless(&ready, version, answer.await?)) })
         }
     }
+}
+
+/// Makes an answer the last one of its connection unless the gateway is ready for more.
+fn last_unless(ready: &Ready, version: Version, mut response: Response<Body>) -> Response<Body> {
+    if !ready.get() && version <= Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 const CHAT: &str = "/v1/chat/completions";
@@ -63,6 +84,8 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
     axum::Router::new()
         .route(CHAT, post(chat_completions))
         .route("/v1/completions", post(completions))
+        .route("/v1/messages", post(messages))
+        .route("/v1/responses", post(responses))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
@@ -73,12 +96,22 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
 
 async fn chat_completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    pipeline.answer(Operation::ChatCompletions, parts, body).await
+    pipeline.answer(Front::OpenAi(Operation::ChatCompletions), parts, body).await
 }
 
 async fn completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    pipeline.answer(Operation::Completions, parts, body).await
+    pipeline.answer(Front::OpenAi(Operation::Completions), parts, body).await
+}
+
+async fn messages(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    pipeline.answer(Front::Messages, parts, body).await
+}
+
+async fn responses(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    pipeline.answer(Front::Responses, parts, body).await
 }
 
 async fn unknown_url(method: Method, uri: Uri) -> Response {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::http::server::{ServerConfig, serve};
+use crate::outbound::Outbound;
 
 /// The bound sockets.
 pub(crate) struct Listeners {
@@ -45,8 +46,9 @@ impl Listeners {
     }
 }
 
-/// Serves until a stop signal, then drains: not ready first, no new connections, open requests finish
-/// within the drain time. A second signal ends at once. The admin plane answers until the end.
+/// Serves until a stop signal, then drains: not ready first and still open to requests for the drain delay,
+/// then no new connections, and open requests finish within the drain time. A second signal ends at once.
+/// The admin plane answers until the end.
 ///
 /// `file` is the configuration file, whose changes are taken over meanwhile.
 pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBuf>) -> io::Result<()> {
@@ -58,11 +60,11 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     let drain = Duration::from_millis(config.data.drain_ms);
     let server = ServerConfig {
         max_header_bytes: config.data.max_header_bytes,
-        head_patience: Duration::from_secs(30),
+        head_patience: Duration::from_millis(config.data.head_timeout_ms),
         drain,
     };
     app.pipeline.catalog.registry().start();
-    let data = crate::http::DataPlane::new(app.pipeline.clone());
+    let data = crate::http::DataPlane::new(app.pipeline.clone(), app.ready.clone());
     let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, server, stop_data.clone()));
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..server };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
@@ -77,7 +79,12 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     for tls in [&app.tls.data, &app.tls.admin].into_iter().flatten() {
         watches.spawn(|stop| tls.clone().watch(stop));
     }
+    let outbound: Arc<dyn Outbound> = Arc::new(app.pipeline.catalog.registry().client().clone());
+    app.pipeline.gatekeeper.spawn(&outbound, &watches.tasks, &watches.stop);
     let store = app.pipeline.catalog.store().clone();
+    if let Some(export) = app.export.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        accounts.spawn(|stop| export.run(stop));
+    }
     accounts.spawn(|stop| crate::usage::keep(app.pipeline.ledger.clone(), store, stop));
     app.ready.set(true);
     let mut stopped = async || {
@@ -89,19 +96,27 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     stopped().await;
     app.ready.set(false);
     tracing::info!(
+        drain.delay.ms = config.data.drain_delay_ms,
         drain.ms = config.data.drain_ms,
         "stopping: open requests finish, a second signal ends them"
     );
     watches.stop();
-    stop_data.cancel();
+    let drained = async {
+        // Whoever sends traffic here learns by and by that it should not. Until then it finds an open door,
+        // and its connections end with their next answer: see `DataPlane`.
+        tokio::time::sleep(Duration::from_millis(config.data.drain_delay_ms)).await;
+        stop_data.cancel();
+        data.await
+    };
     tokio::select! {
-        finished = data => match finished {
+        finished = drained => match finished {
             Ok(true) => tracing::info!("all requests finished"),
             Ok(false) => tracing::warn!("the drain time is over, open requests are ended"),
             Err(error) => tracing::error!(%error, "the data plane failed"),
         },
         () = stopped() => tracing::warn!("second signal, open requests are ended"),
     }
+    stop_data.cancel();
     watches.stopped().await;
     accounts.stop();
     accounts.stopped().await;

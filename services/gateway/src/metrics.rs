@@ -1,7 +1,8 @@
 //! The data plane's metrics. Label sets are closed: routes, experts and our own words, never what a client
 //! sends.
 
-mod process;
+pub(crate) mod fleet;
+pub(crate) mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -9,7 +9,7 @@
 //! - `encode`: what the router reads in the prompt, within its deadline (`route.rs`)
 //! - `route`: the policy's plan (`route.rs`)
 //! - `call`: the plan's candidates in order, until one has sent its head (`call.rs`)
-//! - `stream`: the expert's bytes as they are (`respond.rs`)
+//! - `stream`: the expert's bytes as they are (`respond.rs`), or in another protocol's words (`front.rs`)
 //! - `account`: usage, metrics and the record's outcome, when the last byte is through (`account.rs`)
 //!
 //! A phase that fails gives an [`ApiError`], which says whose fault it is and what the client is told.
@@ -19,24 +19,25 @@ mod account;
 mod admit;
 mod call;
 pub mod decode;
+mod front;
 mod respond;
 mod route;
+mod spans;
 
 use std::future::Ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use admission::Embedded;
+use admission::{Embedded, Key};
 use axum::body::Body;
 use bytes::Bytes;
 use encoder::Encoder;
-use experts::Operation;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::Semaphore;
 
-use crate::auth::Gatekeeper;
-use crate::catalog::Catalog;
+use crate::auth::{Gatekeeper, Known};
+use crate::catalog::{Catalog, View};
 use crate::config::DataConfig;
 use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
 use crate::error::ApiError;
@@ -44,9 +45,12 @@ use crate::ids::Ids;
 use crate::metrics::{Metrics, Refused};
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::spans::PhaseSpan;
+use crate::telemetry::trace::{TraceContext, Tracer};
 
+pub use front::Front;
 pub use route::Explanation;
-pub(crate) use route::unknown as unknown_model;
+pub(crate) use route::{may_name, unknown as unknown_model};
 
 /// All that requests share.
 pub struct Pipeline {
@@ -68,8 +72,10 @@ pub struct Pipeline {
     pub metrics: Metrics,
     /// What the data plane accepts.
     pub limits: DataConfig,
+    /// Records requests as traces, if they are.
+    pub tracer: Option<Tracer>,
     /// Where finished requests are logged, if they are.
-    pub access: Option<AccessLog>,
+    pub access: Option<Arc<AccessLog>>,
     /// Places for requests in progress.
     pub places: Arc<Semaphore>,
     /// Makes ids and seeds.
@@ -90,20 +96,22 @@ pub(crate) struct Context {
     headers: HeaderMap,
     /// When it is of no more use to the client.
     deadline: Option<Instant>,
+    /// Its place in its trace, if it is in one.
+    span: Option<TraceContext>,
 }
 
 impl Pipeline {
     /// Answers one inference request. Never fails: what goes wrong becomes an error answer, with the
     /// request's id and its record.
-    pub async fn answer(self: &Arc<Self>, operation: Operation, parts: Parts, body: Body) -> Response<Body> {
-        self.answer_or(operation, parts, body, |_| None::<Ready<_>>).await
+    pub async fn answer(self: &Arc<Self>, front: Front, parts: Parts, body: Body) -> Response<Body> {
+        self.answer_or(front, parts, body, |_| None::<Ready<_>>).await
     }
 
     /// Answers a request by something of the gateway's own where `own` gives that for its body, and as
     /// [`Pipeline::answer`] otherwise. Keys, limits, headers, metrics and the record are the same.
     pub async fn answer_or<F>(
         self: &Arc<Self>,
-        operation: Operation,
+        front: Front,
         parts: Parts,
         body: Body,
         own: impl FnOnce(&Bytes) -> Option<F>,
@@ -111,17 +119,20 @@ impl Pipeline {
     where
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
-        let context = Context::new(parts.headers, self.ids.decision());
-        let mut trace = route::Trace::new(operation.name());
-        match self.phases(operation, &context, body, own, &mut trace).await {
+        let context = Context::new(parts.headers, self.ids.decision(), self.tracer.as_ref());
+        let mut trace = route::Trace::new(front.name());
+        match self.phases(front, &context, body, own, &mut trace).await {
             Ok(response) => response,
-            Err(error) => self.refuse(&context, &mut trace, error),
+            Err(error) => {
+                let response = self.refuse(&context, &mut trace, error);
+                front.error(response, &context).await
+            }
         }
     }
 
     async fn phases<F>(
         self: &Arc<Self>,
-        operation: Operation,
+        front: Front,
         context: &Context,
         body: Body,
         own: impl FnOnce(&Bytes) -> Option<F>,
@@ -131,7 +142,8 @@ impl Pipeline {
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
         let view = self.catalog.view();
-        trace.caller = self.gatekeeper.caller(&view.keys, &context.headers, context.arrival_ms)?;
+        trace.caller = self.caller(&view, &context.headers, context.arrival_ms).await?;
+        context.mark(trace, "auth", context.arrival);
         trace.priority = admit::priority(context);
         let mut hold = self.hold()?;
         let body = self.body(context, body).await?;
@@ -144,15 +156,38 @@ impl Pipeline {
             decision.status = response.status().as_u16();
             return Ok(self.settle(context, trace, decision, response));
         }
-        let request = decode::decode(operation, body, self.limits.max_json_depth)?;
+        let began = Instant::now();
+        let translated = front.translate(body)?;
+        trace.lossy = translated.lossy;
+        let request = decode::decode(front.operation(), translated.body, self.limits.max_json_depth)?;
+        context.mark(trace, "decode", began);
         trace.stream = request.stream;
         let target = Self::resolve(&view, &request, context, trace)?;
         trace.deadline = target.deadline(context);
         self.reserve(&view, Some(&target), request.estimate(), trace, &mut hold).await?;
+        let began = Instant::now();
         self.queue(&target, trace, &mut hold).await?;
+        if !trace.queue.is_zero() {
+            context.mark(trace, "queue", began);
+        }
         let planned = self.plan(&view, &target, &request, context, trace).await?;
         let answer = self.call(&view, &target, planned, &request, context, trace, &mut hold).await?;
-        Ok(self.respond(context, request, std::mem::take(trace), answer, hold).await)
+        let outgoing = respond::Outgoing { front, dialect: translated.dialect, answer, hold };
+        self.respond(context, &request, trace, outgoing).await
+    }
+
+    /// Who sends a request with these headers.
+    ///
+    /// # Errors
+    /// As [`Gatekeeper::caller`].
+    pub(crate) async fn caller(
+        &self,
+        view: &View,
+        headers: &HeaderMap,
+        now_ms: u64,
+    ) -> Result<Option<Arc<Key>>, ApiError> {
+        let known = Known { keys: &view.keys, gates: self.catalog.gates(), revision: view.revision };
+        self.gatekeeper.caller(known, headers, now_ms).await
     }
 
     /// The answer to a request that failed before an expert sent anything.
@@ -170,7 +205,7 @@ impl Pipeline {
     fn settle(
         &self,
         context: &Context,
-        trace: &route::Trace,
+        trace: &mut route::Trace,
         mut decision: Decision,
         response: Response<Body>,
     ) -> Response<Body> {
@@ -186,7 +221,8 @@ impl Pipeline {
             completion_tokens: None,
             cost_usd: None,
         };
-        self.finish(&decision, outcome);
+        let traced = spans::Traced::new(context, trace);
+        self.finish(&decision, outcome, traced);
         response
     }
 
@@ -212,9 +248,10 @@ impl Pipeline {
 }
 
 impl Context {
-    fn new(headers: HeaderMap, id: DecisionId) -> Self {
+    fn new(headers: HeaderMap, id: DecisionId, tracer: Option<&Tracer>) -> Self {
         // By the clock that time-outs go by, which tests can hold still.
         let arrival = tokio::time::Instant::now().into_std();
+        let span = tracer.and_then(|tracer| tracer.begin(&headers, id.0));
         let given = headers.get("x-request-id").filter(|v| {
             let bytes = v.as_bytes();
             !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
@@ -223,7 +260,15 @@ impl Context {
         let timeout = headers.get("x-guildhall-timeout-ms").and_then(|v| v.to_str().ok()?.parse().ok());
         let deadline =
             timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
-        Self { arrival, arrival_ms: now_ms(), id, request_id, headers, deadline }
+        Self { arrival, arrival_ms: now_ms(), id, request_id, headers, deadline, span }
+    }
+
+    /// Notes a phase that began at `start` and ends now, where the request is traced.
+    fn mark(&self, trace: &mut route::Trace, name: &'static str, start: Instant) {
+        if self.span.is_some() {
+            let start = start.duration_since(self.arrival);
+            trace.marks.push(PhaseSpan { name, start, end: self.arrival.elapsed() });
+        }
     }
 
     /// A request header of ours, when it is readable text.

@@ -29,7 +29,7 @@ pub(crate) fn restore(store: &EmbeddedStore) -> Result<Embedded, StoreError> {
         match document.parse() {
             Ok(snapshot) => ledger.restore(&snapshot),
             Err(error) => {
-                tracing::warn!(%error, "what was used of budgets cannot be read and counts from zero")
+                tracing::warn!(%error, "what was used of budgets cannot be read and counts from zero");
             }
         }
     }
@@ -38,7 +38,8 @@ pub(crate) fn restore(store: &EmbeddedStore) -> Result<Embedded, StoreError> {
 
 /// Writes the counters while they change, and a last time at `stop`.
 pub(crate) async fn keep(ledger: Arc<Embedded>, store: Arc<EmbeddedStore>, stop: CancellationToken) {
-    let mut saved = sorted(ledger.export());
+    // Not what the ledger holds now: the first requests may have come before this task's first turn.
+    let mut saved = limit::Snapshot::default();
     let mut turn = 0_u32;
     loop {
         let last = tokio::select! {

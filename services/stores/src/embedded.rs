@@ -43,7 +43,7 @@ impl Default for Options {
 pub struct EmbeddedStore {
     db: Database,
     options: Options,
-    /// Keeps the file's lock until the database is closed; `None` in memory. Fields drop in order, so the
+    /// Keeps the file's lock until the database is closed; `None` without a file. Fields drop in order, so the
     /// database is closed first.
     _lock: Option<Arc<File>>,
 }
@@ -67,6 +67,17 @@ impl EmbeddedStore {
         let (db, lock) = open::open(path.as_ref())?;
         prepare(&db).map_err(StoreError::engine("prepare"))?;
         Ok(Self { db, options, _lock: Some(lock) })
+    }
+
+    /// Opens the file of a store to look at it: nothing in it is changed, and what is committed is gone when
+    /// this is dropped. Reads all of it to see that it is whole, and keeps writers away meanwhile.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`]; a file that is not there is [`StoreError::Io`].
+    pub fn peek(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let (db, lock) = open::peek(path.as_ref())?;
+        prepare(&db).map_err(StoreError::engine("prepare"))?;
+        Ok(Self { db, options: Options::default(), _lock: Some(lock) })
     }
 
     /// A store that is gone when it is dropped.

@@ -61,6 +61,24 @@ pub(crate) fn open(path: &Path) -> Result<(Database, Arc<File>), StoreError> {
     Ok((db, file))
 }
 
+/// Opens an existing file as [`open`] does, with all writes kept in memory, and returns it with a lock on the
+/// file that keeps writers away.
+pub(crate) fn peek(path: &Path) -> Result<(Database, Arc<File>), StoreError> {
+    let io = |action| move |source| StoreError::Io { action, path: path.to_owned(), source };
+    let file = File::open(path).map_err(io("open"))?;
+    // Shared: two who only look do not disturb each other.
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
+    }
+    let file = Arc::new(file);
+    let empty = file.metadata().map_err(io("read"))?.len() == 0;
+    let db =
+        if empty || is_unfinished(&file).map_err(io("read"))? { in_memory()? } else { check(path, &file)? };
+    Ok((db, file))
+}
+
 /// A database that lives in memory.
 pub(crate) fn in_memory() -> Result<Database, StoreError> {
     engine(redb::backends::InMemoryBackend::new(), false).map_err(|e| StoreError::engine("create")(e.into()))
@@ -96,8 +114,8 @@ fn is_unfinished(file: &File) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Rehearses the opening of an existing file.
-fn check(path: &Path, file: &Arc<File>) -> Result<(), StoreError> {
+/// Rehearses the opening of an existing file. What is returned keeps its writes in memory.
+fn check(path: &Path, file: &Arc<File>) -> Result<Database, StoreError> {
     let io = |source| StoreError::Io { action: "read", path: path.to_owned(), source };
     let mut magic = [0; MAGIC.len()];
     match file.read_exact_at(&mut magic, 0) {
@@ -110,9 +128,10 @@ fn check(path: &Path, file: &Arc<File>) -> Result<(), StoreError> {
     }
     let rehearsal = Rehearsal::new(file.clone()).map_err(io)?;
     // The engine asserts some properties of its own files; a damaged one must not take the process down.
-    let found = catch_unwind(AssertUnwindSafe(|| {
+    let (db, found) = catch_unwind(AssertUnwindSafe(|| {
         let db = engine(rehearsal, true)?;
-        format_of(&db)
+        let format = format_of(&db)?;
+        Ok((db, format))
     }))
     .unwrap_or_else(|_| Err(StorageError::Corrupted("an internal check of the engine failed".into()).into()))
     .map_err(|e: redb::Error| match e {
@@ -120,7 +139,7 @@ fn check(path: &Path, file: &Arc<File>) -> Result<(), StoreError> {
         e => StoreError::Damaged { path: path.to_owned(), detail: e.to_string() },
     })?;
     match found {
-        Format::Known | Format::Empty => Ok(()),
+        Format::Known | Format::Empty => Ok(db),
         Format::Newer(found) => Err(StoreError::Newer { path: path.to_owned(), found, supported: FORMAT }),
         Format::Foreign => Err(StoreError::NotAStore { path: path.to_owned() }),
     }

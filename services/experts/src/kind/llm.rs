@@ -1,12 +1,14 @@
 mod check;
 mod compose;
 mod discover;
+mod look;
 mod settings;
 mod site;
 mod tries;
 
 pub use check::HealthCheck;
 pub use discover::Discovery;
+pub use look::{Listing, Look};
 pub use settings::{Endpoint, LlmBackend};
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +33,7 @@ use crate::resilience::hedge::Hedging;
 use crate::resilience::{Balancing, BreakerSettings, BreakerState, Retries};
 use crate::spec::{ExpertSpec, Limits, Problem};
 use crate::splice::{Editor, EventFilter, Filter};
-use crate::upstream::{Client, Trust};
+use crate::upstream::{Client, Identity, Trust};
 use crate::vitals::{Standing, Vitals};
 use compose::Composer;
 use site::{Server, Site};
@@ -137,13 +139,7 @@ impl Llm {
             return Err(refused);
         }
         let template = template(settings).map_err(|message| problem("headers", message))?;
-        let identity = match &settings.tls {
-            None => None,
-            Some(files) => {
-                let read = client.identity(files);
-                Some(Arc::new(read.map_err(|(field, message)| problem(&format!("tls.{field}"), message))?))
-            }
-        };
+        let identity = identity(settings, client)?;
         let server = |(index, endpoint): (usize, &Endpoint)| {
             let server = Server::new(endpoint, settings, &template, trust, identity.clone());
             server.map(Arc::new).map_err(|message| problem(&format!("endpoints[{index}].url"), message))
@@ -317,6 +313,12 @@ impl Llm {
         });
         before.count() < self.breaker.most_ejected(sites.len())
     }
+}
+
+/// Who calls, where the expert has files of its own for that.
+fn identity(settings: &LlmBackend, client: &Client) -> Result<Option<Arc<Identity>>, Problem> {
+    let read = settings.tls.as_ref().map(|files| client.identity(files).map(Arc::new));
+    read.transpose().map_err(|(field, message)| problem(&format!("tls.{field}"), message))
 }
 
 /// The headers that every request of the expert has.

@@ -165,6 +165,14 @@ impl Io {
             Self::Secure(stream) => Some(stream.inner().get_ref().1.alpn_protocol() == Some(b"h2")),
         }
     }
+
+    /// The peer's own certificate; `None` without TLS.
+    pub(super) fn certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(stream) => Some(stream.inner().get_ref().1.peer_certificates()?.first()?),
+        }
+    }
 }
 
 impl Read for Io {

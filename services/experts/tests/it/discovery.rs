@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use experts::{Client, ClientConfig, Registry, Resolve, Resolving, Trust, Wanted};
+use experts::{CallErrorKind, Client, ClientConfig, Registry, Resolve, Resolving, Trust, Wanted};
 use routing::Availability;
 use serde_json::json;
 
@@ -138,4 +138,27 @@ async fn a_failed_connection_has_the_name_looked_up_at_once() {
     assert_eq!(names.lookups.load(Ordering::SeqCst), 2);
     drop(servers);
     registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_look_goes_to_every_address() {
+    let (_servers, port) = servers(1).await;
+    let spec = wanted(port).spec;
+    let backend = spec.backend.upstream().unwrap();
+    let look = async |found: Option<&[u8]>| {
+        let names = Names::of(&[]);
+        names.set(found);
+        let client = Client::with_resolver(&ClientConfig::default(), names).unwrap();
+        backend.look(&backend.endpoints[0], &client, Duration::from_secs(10)).await.unwrap()
+    };
+    let looks = look(Some(&[2, 1])).await;
+    let addresses: Vec<_> = looks.iter().map(|look| look.addresses.clone()).collect();
+    assert_eq!(addresses, [[loopback(1)], [loopback(2)]]);
+    assert_eq!(looks[0].answer.as_ref().unwrap().status, 200);
+    // Nobody listens at the second one.
+    assert_eq!(looks[1].answer.as_ref().unwrap_err().kind(), CallErrorKind::Connect);
+    for found in [None, Some(&[][..])] {
+        let [nowhere] = look(found).await.try_into().unwrap();
+        assert_eq!(nowhere.answer.unwrap_err().kind(), CallErrorKind::Dns, "{found:?}");
+    }
 }

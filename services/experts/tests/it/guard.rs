@@ -145,6 +145,12 @@ async fn mutual_tls() {
     // The same identity shares the connection, another one does not.
     assert_eq!(ask(&expert(ours).unwrap(), PLAIN).await.unwrap().status, 200);
     assert_eq!(connections.load(Ordering::SeqCst), 1);
+    // A look calls as the expert does.
+    let shown = known.spec().backend.upstream().unwrap();
+    let [look] =
+        shown.look(&shown.endpoints[0], &client, Duration::from_secs(10)).await.unwrap().try_into().unwrap();
+    assert!(look.certificate_ends.is_some());
+    assert_eq!(look.answer.unwrap().status, 200);
     let unknown = expert(json!({ "ca_file": file("ca.pem") })).unwrap();
     assert!(ask(&unknown, PLAIN).await.is_err());
     let untrusting =

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use experts::{CallErrorKind, Client, ClientConfig, Expert, Trust};
@@ -170,5 +171,28 @@ fn a_missing_or_empty_authority_file_is_named() {
         let config = ClientConfig { extra_ca_file: Some(tls_file(file)), ..ClientConfig::default() };
         let error = Client::new(&config).unwrap_err().to_string();
         assert!(error.contains(file) && error.contains(problem), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_an_endpoint_tells_the_whole_way() {
+    let both: &[&[u8]] = &[b"h2", b"http/1.1"];
+    for (protocols, http2) in [(Some(both), true), (Some(both), false), (None, false), (None, true)] {
+        let (address, _) = server(protocols).await;
+        let (scheme, trusted) = (protocols.map_or("http", |_| "https"), tls_file("ca.pem"));
+        let url = format!("{scheme}://localhost:{}/v1/", address.port());
+        let backend = json!({ "kind": "llm", "endpoints": [{ "url": url }], "http2": http2 });
+        let expert = spec(json!({ "id": "e", "backend": backend }));
+        let backend = expert.backend.upstream().unwrap();
+        let config = ClientConfig { extra_ca_file: Some(trusted), ..ClientConfig::default() };
+        let client = Client::new(&config).unwrap();
+        let looks = backend.look(&backend.endpoints[0], &client, Duration::from_secs(10)).await.unwrap();
+        let [look] = looks.try_into().unwrap();
+        assert!(look.addresses.iter().all(std::net::IpAddr::is_loopback) && !look.addresses.is_empty());
+        // `openssl x509 -in tests/tls/server.pem -noout -enddate`
+        assert_eq!(look.certificate_ends, protocols.map(|_| 4_948_955_885), "{url}");
+        // The echo server lists no models.
+        let listing = look.answer.unwrap();
+        assert_eq!((listing.status.as_u16(), listing.models), (200, None), "{url} {http2}");
     }
 }

@@ -133,7 +133,11 @@ impl Jwks {
         }
     }
 
-    async fn read(&self, outbound: &dyn Outbound) -> Result<KeySet, String> {
+    /// Reads the keys once.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub(crate) async fn read(&self, outbound: &dyn Outbound) -> Result<KeySet, String> {
         let json = match &self.source {
             Source::Url(url) => get(outbound, url).await?,
             Source::Discovery => get(outbound, &self.discover(outbound).await?).await?,

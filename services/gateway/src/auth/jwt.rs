@@ -8,6 +8,7 @@ mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::{Limits, Permissions, Priority};
 use quick_cache::sync::Cache;
 use routing::ExpertId;
 use sha2::{Digest, Sha256};
@@ -26,7 +27,7 @@ const REMEMBERED: usize = 8_192;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a good token says of its holder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Claims {
     /// Who issued the token.
     pub issuer: Arc<str>,
@@ -38,8 +39,21 @@ pub struct Claims {
     pub roles: Vec<Box<str>>,
     /// The routes that the holder may use; `None` when all.
     pub routes: Option<Arc<[ExpertId]>>,
+    /// What its issuer's callers may use and do.
+    pub grant: Arc<Grant>,
     /// When the token expires, in seconds since 1970.
     pub expires: u64,
+}
+
+/// What the callers of one issuer may use and do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Grant {
+    /// How much each of them may use.
+    pub limits: Limits,
+    /// What they may do beyond sending requests to routes.
+    pub permissions: Permissions,
+    /// How urgent their requests are.
+    pub priority: Priority,
 }
 
 /// Why a token is refused. The texts are for the caller and give nothing away.
@@ -114,6 +128,7 @@ struct Issuer {
     config: JwtConfig,
     name: Arc<str>,
     routes: Option<Arc<[ExpertId]>>,
+    grant: Arc<Grant>,
     jwks: Arc<Jwks>,
 }
 
@@ -132,6 +147,11 @@ impl Verifier {
             config: config.clone(),
             name: config.issuer.as_str().into(),
             routes: (!config.routes.is_empty()).then(|| config.routes.as_slice().into()),
+            grant: Arc::new(Grant {
+                limits: config.limits.clone(),
+                permissions: config.permissions,
+                priority: config.priority,
+            }),
             jwks: Arc::new(Jwks::new(config)),
         };
         Self { issuers: issuers.iter().map(issuer).collect(), good: Cache::new(REMEMBERED) }
@@ -253,6 +273,7 @@ impl Issuer {
             team,
             roles,
             routes: self.routes.clone(),
+            grant: self.grant.clone(),
             expires,
         })
     }

@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// The bundle's categories, without loading its model.
-fn categories(config: &Config) -> Option<Vec<String>> {
+pub(super) fn categories(config: &Config) -> Option<Vec<String>> {
     let directory = crate::app::find_bundle(&config.router.bundle).ok()?;
     let bundle = encoder::Bundle::open(&directory).ok()?;
     Some(bundle.manifest.categories.into_iter().map(|c| c.name).collect())

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use admission::{Limits, Permissions, Priority};
 use routing::ExpertId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,7 +10,7 @@ use crate::outbound::is_trusted;
 use crate::problem::Problem;
 
 /// Who may call the data plane.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// Issuers whose tokens (JWT) are accepted as `Authorization: Bearer`, with what their claims mean here.
@@ -20,7 +21,7 @@ pub struct AuthConfig {
 /// An issuer of tokens, in most cases an `OpenID` Connect provider.
 ///
 /// A claim is named by its key, or by a JSON pointer such as `/realm_access/roles` for one inside another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JwtConfig {
     /// The tokens' `iss`, to the letter.
@@ -67,6 +68,15 @@ pub struct JwtConfig {
     /// The routes that these callers may use. Empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<ExpertId>,
+    /// How much each of these callers may use; their team's limits hold as well.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What these callers may do beyond sending requests to routes.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// How urgent their requests are.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// A signature algorithm (RFC 7518 section 3.1, RFC 8037 section 3.1). Those that anyone can make, `none`
@@ -116,6 +126,8 @@ impl AuthConfig {
 impl JwtConfig {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
+        let limits = self.limits.problems().into_iter().map(|p| Problem::at(p.path, p.message));
+        problems.extend(limits.map(|p| p.below("limits")));
         let mut wrong = |place: &str, message: &str| problems.push(Problem::at(place, message));
         let trusted = |url: &str| url.parse().is_ok_and(|uri| is_trusted(&uri));
         if self.issuer.is_empty() {

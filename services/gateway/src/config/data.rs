@@ -28,7 +28,17 @@ pub struct DataConfig {
     pub max_json_depth: usize,
     /// Requests in progress, streams included; one more is answered 503 at once.
     pub max_in_flight: usize,
-    /// How long open requests may go on after a stop signal, in milliseconds.
+    /// How long a client may take to send a request's head, in milliseconds, and how long a connection may
+    /// lie idle between requests. Keep it above the idle time of a load balancer in front, which otherwise
+    /// sends requests into connections that are being closed.
+    pub head_timeout_ms: u64,
+    /// How long a client may take to send a request's body, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// How long after a stop signal requests are still welcome, in milliseconds, while `/readyz` says that
+    /// they had better go elsewhere. On Kubernetes a pod gets new connections for some seconds after it was
+    /// told to stop: 5000 is right there. Elsewhere 0.
+    pub drain_delay_ms: u64,
+    /// How long open requests may go on after that, in milliseconds.
     pub drain_ms: u64,
 }
 
@@ -42,6 +52,9 @@ impl Default for DataConfig {
             max_header_bytes: 32 << 10,
             max_json_depth: 64,
             max_in_flight: 10_000,
+            head_timeout_ms: 75_000,
+            body_timeout_ms: 30_000,
+            drain_delay_ms: 0,
             drain_ms: 30_000,
         }
     }
@@ -59,6 +72,13 @@ impl DataConfig {
         }
         if !(4..=512).contains(&self.max_json_depth) {
             problems.push(Problem::at("max_json_depth", "must lie in 4..=512"));
+        }
+        for (key, ms) in
+            [("head_timeout_ms", self.head_timeout_ms), ("body_timeout_ms", self.body_timeout_ms)]
+        {
+            if ms == 0 {
+                problems.push(Problem::at(key, "must be above 0"));
+            }
         }
         if self.max_in_flight == 0 {
             problems.push(Problem::at("max_in_flight", "must be above 0"));

@@ -78,6 +78,37 @@ fn read(text: &str, env: &Env<'_>, files: &mut Vec<PathBuf>) -> Result<Config, C
     if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
 }
 
+/// The places of a configuration's text where a secret stands itself instead of a reference to one. Text that
+/// is no YAML has none.
+pub fn literal_secrets(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    collect_literals(&yaml(text).unwrap_or_default(), "", &mut found);
+    found
+}
+
+fn collect_literals(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => {
+            let literal = !text.is_empty() && !text.starts_with("file:") && !text.contains("${");
+            if literal && is_secret(path) {
+                found.push(path.to_owned());
+            }
+        }
+        Value::Array(items) => {
+            for (i, item) in items.iter().enumerate() {
+                collect_literals(item, &format!("{path}[{i}]"), found);
+            }
+        }
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                collect_literals(field, &at, found);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// YAML to a tree. Only `true` and `false` are truth values: an expert may be called `no`.
 ///
 /// # Errors

@@ -72,7 +72,7 @@ fn secrets_come_from_variables_and_files_and_are_never_shown() {
 #[test]
 fn all_problems_are_reported_at_once() {
     let text = problems(
-        "data: {listen: '0.0.0.0:80', max_json_depth: 1}
+        "data: {max_in_flight: 0, head_timeout_ms: 0, max_json_depth: 1}
 experts:
   - {id: a, backend: {kind: constant, text: hi}}
   - {id: a, backend: {kind: constant, text: hi}}
@@ -80,7 +80,13 @@ routes:
   - {id: auto, policy: {kind: static, order: []}}
 ",
     );
-    for place in ["data.listen", "data.max_json_depth", "experts[1].id", "routes[0].policy.order"] {
+    for place in [
+        "data.max_in_flight",
+        "data.head_timeout_ms",
+        "data.max_json_depth",
+        "experts[1].id",
+        "routes[0].policy.order",
+    ] {
         assert!(text.contains(place), "{place} is missing in:\n{text}");
     }
 }
@@ -159,6 +165,18 @@ fn norway_is_a_name() {
 fn yaml_errors_have_a_line() {
     let text = problems("data:\n  listen: [\n");
     assert!(text.contains("line"), "{text}");
+}
+
+#[test]
+fn secrets_that_stand_in_the_file_itself_are_found() {
+    let text = "admin: {token: in-the-open}
+experts:
+  - {id: a, backend: {kind: llm, api_key: '${KEY}', endpoints: []}}
+  - {id: b, backend: {kind: llm, api_key: 'file:/run/key', endpoints: []}}
+  - {id: c, backend: {kind: llm, api_key: sk-1, endpoints: [{url: api_key}]}}
+";
+    assert_eq!(literal_secrets(text), ["admin.token", "experts[2].backend.api_key"]);
+    assert!(literal_secrets("a: [").is_empty());
 }
 
 #[test]

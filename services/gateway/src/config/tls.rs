@@ -53,6 +53,11 @@ pub enum TlsVersion {
 }
 
 impl TlsConfig {
+    /// Whether nobody comes in without a certificate that was checked.
+    pub fn requires_certificates(&self) -> bool {
+        self.client_ca_file.is_some() && self.client_auth.unwrap_or_default() == ClientAuth::Required
+    }
+
     /// What can be said without reading the files; reading them is the listener's business.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let files = [

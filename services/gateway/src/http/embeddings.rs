@@ -13,7 +13,7 @@ use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, ErrorKind};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Front, Pipeline};
 
 /// Texts in one request at most, as OpenAI's own limit.
 const MAX_INPUTS: usize = 2048;
@@ -77,7 +77,7 @@ struct Usage {
 pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Some(encoder) = pipeline.encoder.clone() else {
-        return pipeline.answer(Operation::Embeddings, parts, body).await;
+        return pipeline.answer(Front::OpenAi(Operation::Embeddings), parts, body).await;
     };
     let own = |body: &bytes::Bytes| {
         let head = serde_json::from_slice::<Head>(body);
@@ -87,7 +87,7 @@ pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Reque
             async move { embed(&encoder, &body).await }
         })
     };
-    pipeline.answer_or(Operation::Embeddings, parts, body, own).await
+    pipeline.answer_or(Front::OpenAi(Operation::Embeddings), parts, body, own).await
 }
 
 async fn embed(encoder: &Encoder, body: &[u8]) -> Result<Response<Body>, ApiError> {

@@ -1,13 +1,17 @@
-//! `GET /v1/models`: routes, experts and the router's own embedding model.
+//! `GET /v1/models`: routes, experts and the router's own embedding model, as far as the caller may use them.
 
 use std::sync::Arc;
 
+use admission::Key;
 use axum::Json;
 use axum::extract::{Path, State};
+use http::HeaderMap;
+use routing::ExpertId;
 use serde::Serialize;
 
+use crate::catalog::View;
 use crate::error::ApiError;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, may_name, now_ms, unknown_model};
 
 /// A model as OpenAI lists it.
 #[derive(Debug, Serialize)]
@@ -24,26 +28,37 @@ pub(super) struct List {
     data: Vec<Model>,
 }
 
-fn all(pipeline: &Pipeline) -> Vec<Model> {
-    let view = pipeline.catalog.view();
+/// What a caller may use: `auto` first, then the other routes, then experts.
+fn usable(pipeline: &Pipeline, view: &View, key: Option<&Key>) -> Vec<Model> {
     let model = |id: &str, owned_by| Model { id: id.to_owned(), object: "model", created: 0, owned_by };
-    let mut routes: Vec<Model> = view.routes.keys().map(|r| model(r.as_str(), "guildhall-route")).collect();
-    routes.sort_by(|a, b| (a.id != "auto", &a.id).cmp(&(b.id != "auto", &b.id)));
-    let experts = view.expert_ids().map(|e| model(e, "guildhall-expert"));
+    let routes = view.routes.keys().map(ExpertId::as_str).filter(|r| key.is_none_or(|k| k.may_use_route(r)));
+    let mut models: Vec<Model> = routes.map(|r| model(r, "guildhall-route")).collect();
+    models.sort_by(|a, b| (a.id != "auto", &a.id).cmp(&(b.id != "auto", &b.id)));
+    let experts = view.expert_ids().filter(|e| may_name(key, e));
+    models.extend(experts.map(|e| model(e, "guildhall-expert")));
     let own = pipeline.encoder.as_ref().map(|e| model(&e.bundle().model_id, "guildhall-encoder"));
-    routes.into_iter().chain(experts).chain(own).collect()
+    models.extend(own);
+    models
 }
 
-/// All models: `auto` first, then the other routes, then experts.
-pub(super) async fn list(State(pipeline): State<Arc<Pipeline>>) -> Json<List> {
-    Json(List { object: "list", data: all(&pipeline) })
+/// All models.
+pub(super) async fn list(
+    State(pipeline): State<Arc<Pipeline>>,
+    headers: HeaderMap,
+) -> Result<Json<List>, ApiError> {
+    let view = pipeline.catalog.view();
+    let caller = pipeline.caller(&view, &headers, now_ms()).await?;
+    Ok(Json(List { object: "list", data: usable(&pipeline, &view, caller.as_deref()) }))
 }
 
 /// One model; its name may hold slashes.
 pub(super) async fn get(
     State(pipeline): State<Arc<Pipeline>>,
+    headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    let found = all(&pipeline).into_iter().find(|m| m.id == id);
-    found.map(Json).ok_or_else(|| crate::pipeline::unknown_model(&pipeline.catalog.view(), &id))
+    let view = pipeline.catalog.view();
+    let caller = pipeline.caller(&view, &headers, now_ms()).await?;
+    let found = usable(&pipeline, &view, caller.as_deref()).into_iter().find(|m| m.id == id);
+    found.map(Json).ok_or_else(|| unknown_model(&view, caller.as_deref(), &id))
 }

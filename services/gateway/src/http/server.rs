@@ -3,9 +3,11 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -18,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 use super::inline::Inline;
 use super::tls::{PeerIdentity, Tls};
 
+/// How often an HTTP/2 client is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
 /// How a listener treats its connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerConfig {
     /// Longest request head, in bytes.
     pub max_header_bytes: usize,
-    /// How long a client may take to send a request's head.
+    /// How long a client may take to send a request's head, and how long a connection may lie idle.
     pub head_patience: Duration,
     /// How long open requests may go on after the stop.
     pub drain: Duration,
@@ -32,6 +37,10 @@ pub struct ServerConfig {
 /// Accepts connections until `stop`; then accepts no more, lets each connection finish the request it is
 /// in, and returns when all are done or `drain` has passed. With `tls`, connections are secured first; a
 /// handshake that is not done at the stop is given up.
+///
+/// Connections that the system has accepted by then are served as well: closing the listener would reset
+/// them. An HTTP/1 connection that is idle at the stop is closed at once, and one that is busy after its
+/// answer, without a word of warning when the answer had begun before. HTTP/2 clients are told first.
 ///
 /// The result says whether every request was finished.
 pub async fn serve<S>(
@@ -54,25 +63,37 @@ where
         .max_buf_size(config.max_header_bytes)
         .http2()
         .timer(TokioTimer::new())
+        // A client that is gone without a word would otherwise be kept for ever.
+        .keep_alive_interval(PING_EVERY)
         .max_header_list_size(config.max_header_bytes as u32);
     loop {
-        let socket = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => socket,
-                Err(error) => {
-                    pause_after(&error).await;
-                    continue;
-                }
-            },
+        let accepted = if stop.is_cancelled() {
+            match listener.accept().now_or_never() {
+                Some(Ok(accepted)) => Ok(accepted),
+                Some(Err(_)) | None => break,
+            }
+        } else {
+            tokio::select! {
+                () = stop.cancelled() => continue,
+                accepted = listener.accept() => accepted,
+            }
+        };
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                pause_after(&error).await;
+                continue;
+            }
         };
         prepare(&socket);
+        let spoke = Arc::new(AtomicBool::new(false));
+        let silent = silent(config.head_patience, spoke.clone());
         let Some(tls) = &tls else {
-            let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+            let service = OfConnection { service: service.clone(), peer: None, spoke };
+            let connection = builder.serve_connection(TokioIo::new(socket), service).into_owned();
             let connection = graceful.watch(connection);
             // Tracked by `graceful`, which is awaited below.
-            tokio::spawn(Inline::new(async move { log_end(connection.await) }));
+            tokio::spawn(Inline::new(unless(silent, connection)));
             continue;
         };
         let (tls, builder, service) = (tls.clone(), builder.clone(), service.clone());
@@ -82,34 +103,53 @@ where
             let Some(Some((stream, peer))) = stop.run_until_cancelled(tls.accept(socket)).await else {
                 return;
             };
-            let service = Identified { service, peer: peer.map(Arc::new) };
+            let service = OfConnection { service, peer: peer.map(Arc::new), spoke };
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            log_end(watcher.watch(connection).await);
+            unless(silent, watcher.watch(connection)).await;
         }));
     }
     drop(listener);
     tokio::time::timeout(config.drain, graceful.shutdown()).await.is_ok()
 }
 
-fn log_end(end: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
-    if let Err(error) = end {
-        tracing::debug!(%error, "a connection ended with an error");
+/// Ends when a connection's patience is over and no request has come by then; never otherwise. HTTP/1 has a
+/// timer for each head, but that starts only with the first bytes, which tell HTTP/1 from HTTP/2.
+async fn silent(patience: Duration, spoke: Arc<AtomicBool>) {
+    tokio::time::sleep(patience).await;
+    if spoke.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 
-/// A service whose requests carry who the connection's client is.
-#[derive(Clone)]
-struct Identified<S> {
-    service: S,
-    peer: Option<Arc<PeerIdentity>>,
+/// Serves a connection to its end, unless the other future ends before.
+async fn unless<E: std::fmt::Display>(
+    silent: impl Future<Output = ()>,
+    connection: impl Future<Output = Result<(), E>>,
+) {
+    tokio::select! {
+        biased;
+        end = connection => if let Err(error) = end {
+            tracing::debug!(%error, "a connection ended with an error");
+        },
+        () = silent => tracing::debug!("a connection sent no request in time"),
+    }
 }
 
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Identified<S> {
+/// The service of one connection: notes that there was a request, and says with each who the client is.
+#[derive(Clone)]
+struct OfConnection<S> {
+    service: S,
+    peer: Option<Arc<PeerIdentity>>,
+    spoke: Arc<AtomicBool>,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for OfConnection<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> S::Future {
+        self.spoke.store(true, Ordering::Relaxed);
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }

@@ -42,8 +42,13 @@ impl Collector for Process {
     }
 }
 
-/// A number of `/proc/self/status`, without its unit.
-fn field(status: &str, key: &str) -> Option<u64> {
+/// The resident memory of this process in bytes, where the system tells it.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:").map(|kib| kib * 1024)
+}
+
+/// A number of `/proc/self/status` or of `/proc/meminfo`, without its unit.
+pub(crate) fn field(status: &str, key: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::admit::Hold;
+use super::spans::Traced;
 use super::{Pipeline, micros};
 use crate::decision::{Decision, End, Outcome};
 use crate::metrics::{Name, OfExpert, OfRoute};
@@ -29,14 +30,15 @@ pub(super) struct Accounted {
     gaps: Option<Histogram>,
     ended: bool,
     hold: Hold,
+    traced: Option<Box<Traced>>,
 }
 
 /// Where the body's bytes come from.
 pub(super) enum Source {
     /// The expert.
     Reply(ReplyBody),
-    /// Memory.
-    Whole(Bytes),
+    /// Memory, with what the expert counted.
+    Whole(Bytes, Option<Usage>),
 }
 
 impl Accounted {
@@ -47,12 +49,13 @@ impl Accounted {
         arrival: Instant,
         body: Source,
         hold: Hold,
+        traced: Option<Box<Traced>>,
     ) -> Self {
         let gaps = decision.stream.then(|| {
             let of = OfExpert { expert: Name(expert.id().clone()) };
             pipeline.metrics.inter_token.get_or_create(&of).clone()
         });
-        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, hold }
+        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, hold, traced }
     }
 
     /// Notes that a piece is passed on.
@@ -82,13 +85,13 @@ impl Accounted {
         }
         let usage = match &self.body {
             Source::Reply(body) => body.usage(),
-            Source::Whole(_) => None,
+            Source::Whole(_, usage) => *usage,
         };
         let cost = usage.map(|usage| self.expert.spec().cost.of(usage));
         if let (Some(usage), Some(cost)) = (usage, cost) {
             self.pipeline.count_tokens(&self.expert, usage, cost);
         }
-        let failed = matches!(&self.body, Source::Whole(_));
+        let failed = self.decision.status >= 400;
         self.hold.settle(match usage {
             Some(usage) => Some(admission::Usage {
                 input_tokens: usage.prompt_tokens,
@@ -107,7 +110,7 @@ impl Accounted {
             completion_tokens: usage.map(|u| u.completion_tokens),
             cost_usd: cost,
         };
-        self.pipeline.finish(&self.decision, outcome);
+        self.pipeline.finish(&self.decision, outcome, self.traced.take());
     }
 }
 
@@ -122,7 +125,10 @@ impl Pipeline {
     }
 
     /// Completes a request's record once nothing more will happen to it.
-    pub(super) fn finish(&self, decision: &Arc<Decision>, outcome: Outcome) {
+    pub(super) fn finish(&self, decision: &Arc<Decision>, outcome: Outcome, traced: Option<Box<Traced>>) {
+        if let (Some(tracer), Some(traced)) = (&self.tracer, traced) {
+            traced.finish(tracer, decision, &outcome);
+        }
         self.metrics.ended(outcome.end);
         let of = OfRoute { route: decision.route.clone().map(Name) };
         self.metrics.duration.get_or_create(&of).observe(outcome.duration_us as f64 / 1e6);
@@ -145,8 +151,8 @@ impl Body for Accounted {
         let this = self.get_mut();
         let polled = match &mut this.body {
             Source::Reply(body) => Pin::new(body).poll_frame(cx),
-            Source::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Source::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Source::Whole(bytes, _) if bytes.is_empty() => Poll::Ready(None),
+            Source::Whole(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         };
         match &polled {
             Poll::Ready(None) => {
@@ -163,14 +169,14 @@ impl Body for Accounted {
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Source::Reply(body) => body.is_end_stream(),
-            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Whole(bytes, _) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
             Source::Reply(body) => body.size_hint(),
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

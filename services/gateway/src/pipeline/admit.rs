@@ -22,9 +22,6 @@ use super::{Context, Pipeline, now_ms};
 use crate::catalog::View;
 use crate::error::{ApiError, ErrorKind};
 
-/// How long a client may take to send its body.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
-
 /// Tokens that an answer is expected to have when the request sets no bound.
 const USUAL_ANSWER: u64 = 256;
 
@@ -121,11 +118,13 @@ impl Pipeline {
         if body.size_hint().lower() > max as u64 {
             return Err(too_large(max));
         }
-        match tokio::time::timeout(BODY_PATIENCE, collect(body, max)).await {
+        let patience = self.limits.body_timeout_ms;
+        match tokio::time::timeout(Duration::from_millis(patience), collect(body, max)).await {
             Ok(body) => body,
-            Err(_) => {
-                Err(ApiError::new(ErrorKind::RequestTimeout, "the body did not arrive within 30 seconds"))
-            }
+            Err(_) => Err(ApiError::new(
+                ErrorKind::RequestTimeout,
+                format!("the body did not arrive within {patience} ms"),
+            )),
         }
     }
 

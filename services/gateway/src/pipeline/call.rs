@@ -70,6 +70,8 @@ impl Pipeline {
                 failure = Some(out_of_time());
                 break;
             }
+            let traced =
+                context.span.as_ref().map(|span| span.headers(&context.headers, trace.attempts.len()));
             let result = expert
                 .call(Call {
                     operation: request.operation,
@@ -77,7 +79,7 @@ impl Pipeline {
                     model_span: request.model_span.clone(),
                     stream: request.stream,
                     stream_options: request.stream_options.clone(),
-                    headers: &context.headers,
+                    headers: traced.as_ref().unwrap_or(&context.headers),
                     request_id: &context.request_id,
                     deadline: trace.deadline,
                     timeouts: target.timeouts(),
@@ -87,16 +89,15 @@ impl Pipeline {
                 .await;
             let duration = started.elapsed();
             trace.waited += duration;
+            let attempt = Attempt {
+                started_us: micros(started.into_std().duration_since(context.arrival)),
+                duration_us: micros(duration),
+                ..Attempt::new(expert.id().clone())
+            };
             match result {
                 Ok(reply) => {
-                    self.note(expert, reply.tries.iter(), started.into(), context, trace);
-                    if reply.tries.is_empty() {
-                        let mut attempt = Attempt::new(expert.id().clone());
-                        attempt.status = Some(reply.status.as_u16());
-                        attempt.started_us = micros(started.into_std().duration_since(context.arrival));
-                        attempt.duration_us = micros(duration);
-                        trace.attempts.push(attempt);
-                    }
+                    let own = Attempt { status: Some(reply.status.as_u16()), ..attempt };
+                    self.note(expert, reply.tries.iter(), own, trace);
                     let busy = reply.is_retryable();
                     if let Some(permit) = place {
                         hold.put(permit, duration, busy);
@@ -116,14 +117,8 @@ impl Pipeline {
                     return Ok(Answer { expert: expert.clone(), reply });
                 }
                 Err(error) => {
-                    self.note(expert, error.tries(), started.into(), context, trace);
-                    if error.tries().next().is_none() {
-                        let mut attempt = Attempt::new(expert.id().clone());
-                        attempt.error = Some(error.message().to_owned().into());
-                        attempt.started_us = micros(started.into_std().duration_since(context.arrival));
-                        attempt.duration_us = micros(duration);
-                        trace.attempts.push(attempt);
-                    }
+                    let own = Attempt { error: Some(error.message().to_owned().into()), ..attempt };
+                    self.note(expert, error.tries(), own, trace);
                     if let Some(permit) = place {
                         permit.release(Sample { latency: duration, outcome: Outcome::Overload });
                     }
@@ -165,24 +160,24 @@ impl Pipeline {
         }
     }
 
-    /// Takes the tries of a call into the record and counts them.
+    /// Takes the tries of a call into the record and counts them. An expert without an upstream makes none;
+    /// `call`, the call as a whole, then stands for it.
     fn note<'a>(
         &self,
         expert: &Expert,
         tries: impl Iterator<Item = &'a Try>,
-        started: std::time::Instant,
-        context: &Context,
+        call: Attempt,
         trace: &mut Trace,
     ) {
-        let offset = started.duration_since(context.arrival);
         let of = || OfExpert { expert: Name(expert.id().clone()) };
-        for (n, one) in tries.enumerate() {
+        let before = trace.attempts.len();
+        for one in tries {
             let attempt = Attempt {
                 expert: expert.id().clone(),
                 endpoint: Some(one.endpoint.clone()),
                 status: one.status,
                 error: one.error.map(Into::into),
-                started_us: micros(offset + one.started),
+                started_us: call.started_us + micros(one.started),
                 duration_us: micros(one.duration),
                 hedge: one.hedge,
                 backoff_us: micros(one.backoff),
@@ -192,10 +187,13 @@ impl Pipeline {
             }
             if one.hedge {
                 self.metrics.hedges.get_or_create(&of()).inc();
-            } else if n > 0 {
+            } else if trace.attempts.len() > before {
                 self.metrics.retries.get_or_create(&of()).inc();
             }
             trace.attempts.push(attempt);
+        }
+        if trace.attempts.len() == before {
+            trace.attempts.push(call);
         }
     }
 }

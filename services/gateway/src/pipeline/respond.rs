@@ -1,6 +1,7 @@
 //! Phase `stream`: the expert's answer with our headers, its bytes passed on as they come.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use experts::normalise_error;
@@ -12,9 +13,12 @@ use super::account::{Accounted, Source};
 use super::admit::Hold;
 use super::call::Answer;
 use super::decode::Decoded;
+use super::front::{Dialect, Front, lossy_header};
 use super::route::Trace;
+use super::spans::Traced;
 use super::{Context, Pipeline, micros};
 use crate::decision::{Decision, Reading};
+use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{Answered, Name, Text};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -43,36 +47,70 @@ const LIMITS_TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-remaining-tokens"),
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
+const LOSSY: HeaderName = HeaderName::from_static("x-guildhall-lossy");
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// An expert's answer, and what becomes of it.
+pub(super) struct Outgoing {
+    pub(super) front: Front,
+    pub(super) dialect: Option<Dialect>,
+    pub(super) answer: Answer,
+    pub(super) hold: Hold,
+}
 
 impl Pipeline {
     /// Makes the client's answer of an expert's.
+    ///
+    /// # Errors
+    /// 502 when the expert's answer cannot be translated into the client's protocol.
     pub(super) async fn respond(
         self: &Arc<Self>,
         context: &Context,
-        request: Decoded,
-        mut trace: Trace,
-        answer: Answer,
-        hold: Hold,
-    ) -> Response<Body> {
-        let Answer { expert, reply } = answer;
+        request: &Decoded,
+        trace: &mut Trace,
+        outgoing: Outgoing,
+    ) -> Result<Response<Body>, ApiError> {
+        let Outgoing { front, dialect, answer: Answer { expert, reply }, hold } = outgoing;
         let status = reply.status;
+        let error = status.is_client_error() || status.is_server_error();
+        let (mut headers, mut body) = (reply.headers, Source::Reply(reply.body));
+        match (body, &dialect) {
+            (Source::Reply(reply), _) if error => {
+                // An error is small, and its form is ours to promise: it is read whole and put into shape.
+                let bytes = http_body_util::Limited::new(reply, 64 << 10).collect().await;
+                let bytes = bytes.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                body = Source::Whole(normalise_error(status, &bytes), None);
+                headers.remove(header::CONTENT_LENGTH);
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            }
+            (Source::Reply(mut reply), Some(dialect)) if !request.stream => {
+                let waited = Instant::now();
+                let chat = (&mut reply).collect().await;
+                trace.waited += waited.elapsed();
+                let chat =
+                    chat.map_err(|error| ApiError::new(ErrorKind::UpstreamFailed, error.to_string()))?;
+                body = Source::Whole(dialect.answer(&chat.to_bytes(), context)?, reply.usage());
+            }
+            (source, _) => body = source,
+        }
         let mut decision = trace.decision(context);
         decision.status = status.as_u16();
         decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited + trace.queue));
         let decision = Arc::new(decision);
-        let error = status.is_client_error() || status.is_server_error();
-        let (mut headers, mut body) = (reply.headers, Source::Reply(reply.body));
-        if error && let Source::Reply(reply) = body {
-            // An error is small, and its form is ours to promise: it is read whole and put into shape.
-            let bytes = http_body_util::Limited::new(reply, 64 << 10).collect().await;
-            let bytes = bytes.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            body = Source::Whole(normalise_error(status, &bytes));
-            headers.remove(header::CONTENT_LENGTH);
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        let body = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold);
-        let mut response = Response::new(Body::new(body));
+        let traced = Traced::new(context, trace);
+        let body =
+            Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold, traced);
+        let mut response = match dialect {
+            Some(dialect) => {
+                dialect.mark(&mut headers, context);
+                if request.stream && !error {
+                    Response::new(Body::new(dialect.stream(body, context)))
+                } else {
+                    Response::new(Body::new(body))
+                }
+            }
+            None => Response::new(Body::new(body)),
+        };
         *response.headers_mut() = headers;
         *response.status_mut() = status;
         if request.stream {
@@ -81,7 +119,11 @@ impl Pipeline {
             headers.insert(BUFFERING, HeaderValue::from_static("no"));
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
-        self.record(context, &trace, decision, response)
+        if let Some(lossy) = lossy_header(&trace.lossy) {
+            response.headers_mut().insert(LOSSY, lossy);
+        }
+        let response = self.record(context, trace, decision, response);
+        Ok(if error { front.error(response, context).await } else { response })
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{OfCategory, Reasoned, Text};
 use crate::problem::nearest;
 use crate::session::SessionKey;
+use crate::telemetry::spans::PhaseSpan;
 
 /// What a request's `model` stands for.
 pub(super) enum Target {
@@ -31,6 +32,10 @@ pub(super) enum Target {
 pub(super) struct Trace {
     pub(super) operation: &'static str,
     pub(super) stream: bool,
+    /// The phases so far, where the request is traced.
+    pub(super) marks: Vec<PhaseSpan>,
+    /// Fields of the request that another protocol's words could not carry over.
+    pub(super) lossy: Vec<String>,
     pub(super) caller: Option<Arc<Key>>,
     /// The class that the request asked for.
     pub(super) priority: Option<Priority>,
@@ -57,7 +62,7 @@ pub(super) struct Trace {
 
 /// The expert of that name, if the caller may name it.
 fn named(view: &View, caller: Option<&Key>, name: &str) -> Result<Target, ApiError> {
-    let expert = view.experts.get(name).ok_or_else(|| unknown(view, name))?;
+    let expert = view.experts.get(name).ok_or_else(|| unknown(view, caller, name))?;
     match caller {
         Some(key) if !key.permissions().name_experts => {
             Err(forbidden("this API key may use routes only, and may not name the expert", name))
@@ -132,7 +137,7 @@ impl Trace {
                 .as_ref()
                 .map(|key| Caller { key: key.id().clone(), team: key.team().map(|team| team.id().clone()) }),
             tags: tags(context),
-            trace_id: None,
+            trace_id: context.span.as_ref().map(|span| format!("{:032x}", span.trace_id())),
             model: std::mem::take(&mut self.model),
             route: self.route.as_ref().map(|r| r.spec.id.clone()),
             policy: self.route.as_ref().map(|r| r.spec.policy.name()),
@@ -196,6 +201,7 @@ impl Pipeline {
         let mut features = None;
         if route.policy.reads_features() && !request.text.is_empty() {
             let (reading, read) = self.encode(&request.text).await;
+            context.mark(trace, "encode", started);
             let refuse = route.spec.when_router_fails == WhenRouterFails::Refuse;
             let failed = match &reading {
                 Reading::Failed { reason } if refuse => Some(Err(ApiError::new(
@@ -224,9 +230,11 @@ impl Pipeline {
         if let Some(category) = trace.category.and_then(|at| fleet.categories.get(at)) {
             self.metrics.categories.get_or_create(&OfCategory { category: Text(category.clone()) }).inc();
         }
+        let began = std::time::Instant::now();
         let planned = Arc::new(Planned::new(route.clone(), asked, fleet, context.id));
         let reasoned = Reasoned { policy: route.spec.policy.name(), basis: planned.plan.basis.as_str() };
         self.metrics.decisions.get_or_create(&reasoned).inc();
+        context.mark(trace, "route", began);
         trace.planned = Some(planned.clone());
         trace.routing = started.elapsed();
         Ok(Some(planned))
@@ -262,7 +270,7 @@ impl Pipeline {
     /// # Errors
     /// As for a request: 400 for a bad body, 404 for an unknown model.
     pub async fn explain(&self, body: bytes::Bytes) -> Result<Explanation, ApiError> {
-        let context = Context::new(http::HeaderMap::new(), self.ids.decision());
+        let context = Context::new(http::HeaderMap::new(), self.ids.decision(), None);
         let mut trace = Trace::new("chat");
         let request =
             super::decode::decode(experts::Operation::ChatCompletions, body, self.limits.max_json_depth)?;
@@ -317,9 +325,16 @@ pub(super) fn candidates(target: &Target, plan: Option<&Plan>, caller: Option<&K
     }
 }
 
-/// 404 for a name that is neither route nor expert.
-pub(crate) fn unknown(view: &View, name: &str) -> ApiError {
-    let known = view.routes.keys().map(ExpertId::as_str).chain(view.expert_ids());
+/// Whether a caller may name this expert in place of a route.
+pub(crate) fn may_name(caller: Option<&Key>, expert: &str) -> bool {
+    caller.is_none_or(|key| key.permissions().name_experts && key.may_use_expert(expert))
+}
+
+/// 404 for a name that is neither route nor expert, or is none as far as the caller is to know.
+pub(crate) fn unknown(view: &View, caller: Option<&Key>, name: &str) -> ApiError {
+    let routes = view.routes.keys().map(ExpertId::as_str);
+    let routes = routes.filter(|route| caller.is_none_or(|key| key.may_use_route(route)));
+    let known = routes.chain(view.expert_ids().filter(|expert| may_name(caller, expert)));
     let hint = match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "GET /v1/models lists the models; `auto` lets the router choose".into(),

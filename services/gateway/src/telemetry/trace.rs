@@ -137,6 +137,17 @@ impl TraceContext {
         self.state.as_ref()
     }
 
+    /// The caller's headers as an expert gets them: in the place of the caller's span stands this attempt's.
+    pub fn headers(&self, callers: &HeaderMap, attempt: usize) -> HeaderMap {
+        let mut headers = callers.clone();
+        headers.insert(TRACEPARENT, self.traceparent(attempt));
+        match self.tracestate() {
+            Some(state) => headers.insert(TRACESTATE, state.clone()),
+            None => headers.remove(TRACESTATE),
+        };
+        headers
+    }
+
     /// The trace's id, for logs and exemplars.
     pub fn trace_id(&self) -> u128 {
         self.trace_id

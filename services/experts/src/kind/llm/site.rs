@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::settings::{Base, Endpoint, LlmBackend};
 use crate::call::{Call, Operation};
 use crate::resilience::balance;
-use crate::upstream::{Client, Identity, Origin, Payload, Peer, Trust};
+use crate::upstream::{Address, Client, Identity, Origin, Payload, Peer, Trust};
 use crate::vitals::Vitals;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -122,9 +122,19 @@ impl Server {
 
     /// What an active check sends.
     pub(super) fn health_request(&self, version: Version) -> Option<Request<Payload>> {
-        let mut request = self.frame(self.health.as_ref()?, version, Payload::default());
+        Some(self.get(self.health.as_ref()?, version))
+    }
+
+    /// A request without a body.
+    pub(super) fn get(&self, target: &(Uri, Uri), version: Version) -> Request<Payload> {
+        let mut request = self.frame(target, version, Payload::default());
         request.headers_mut().remove(http::header::CONTENT_TYPE);
-        Some(request)
+        request
+    }
+
+    /// Where to connect to: to one of its host's addresses, or to any of them.
+    pub(super) fn address(&self, at: Option<IpAddr>) -> Result<Address, String> {
+        self.origin.address(at, self.http2, self.trust, self.identity.clone())
     }
 }
 
@@ -135,7 +145,7 @@ impl Site {
         client: &Client,
         vitals: impl FnOnce(Arc<str>) -> Vitals,
     ) -> Result<Self, String> {
-        let to = server.origin.address(address, server.http2, server.trust, server.identity.clone())?;
+        let to = server.address(address)?;
         let name: Arc<str> = match address {
             Some(ip) => format!("{} ({ip})", server.url).into(),
             None => server.url.as_str().into(),

@@ -67,6 +67,11 @@ struct Jwk {
 }
 
 impl KeySet {
+    /// How many keys there are.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Reads a JWK set. Keys of kinds that we have no use for are passed over, as RFC 7517 section 5 asks.
     ///
     /// # Errors

@@ -162,6 +162,7 @@ async fn add(client: &AdminClient, experts: Vec<Value>, mode: &Mode) -> Result<S
                 return Err(match failure {
                     Failure::Usage(_) => Failure::Usage(told),
                     Failure::Other(_) => Failure::Other(anyhow::Error::msg(told)),
+                    told @ Failure::Told(_) => told,
                 });
             }
         }

@@ -1,0 +1,117 @@
+//! A finished request as its trace shows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Context;
+use super::route::Trace;
+use crate::decision::{Attempt, Decision, End, Outcome};
+use crate::telemetry::spans::{AnswerFacts, AttemptSpan, GenAiOperation, PhaseSpan, RequestSpans};
+use crate::telemetry::trace::{TraceContext, Tracer};
+
+/// What of a request only its trace needs, kept until the request is over.
+pub(super) struct Traced {
+    context: TraceContext,
+    started_ns: u64,
+    phases: Vec<PhaseSpan>,
+}
+
+impl Traced {
+    /// `None` for a request that is not traced.
+    pub(super) fn new(context: &Context, trace: &mut Trace) -> Option<Box<Self>> {
+        let span = context.span.clone()?;
+        let phases = std::mem::take(&mut trace.marks);
+        Some(Box::new(Self {
+            context: span,
+            started_ns: context.arrival_ms.saturating_mul(1_000_000),
+            phases,
+        }))
+    }
+
+    /// Hands the request's facts to the tracer, if it wants them.
+    pub(super) fn finish(mut self, tracer: &Tracer, decision: &Decision, outcome: &Outcome) {
+        let error = match (decision.error, outcome.end) {
+            (Some(code), _) => Some(code.into()),
+            (None, End::Complete) if decision.status < 500 => None,
+            (None, End::Complete) => Some(decision.status.to_string().into()),
+            (None, end) => Some(end.as_str().into()),
+        };
+        if !tracer.wants(&self.context, error.is_some()) {
+            return;
+        }
+        let duration = Duration::from_micros(outcome.duration_us);
+        if let Some(first) = outcome.first_byte_us {
+            self.phases.push(PhaseSpan {
+                name: "stream",
+                start: Duration::from_micros(first),
+                end: duration,
+            });
+        }
+        let answered = decision.expert.is_some().then(|| decision.attempts.len().saturating_sub(1));
+        let attempts = decision.attempts.iter().enumerate();
+        let attempts = attempts.map(|(at, attempt)| {
+            let facts = (answered == Some(at)).then(|| AnswerFacts {
+                input_tokens: outcome.prompt_tokens,
+                output_tokens: outcome.completion_tokens,
+                time_to_first_chunk: outcome
+                    .first_byte_us
+                    .filter(|_| decision.stream)
+                    .map(|first| Duration::from_micros(first.saturating_sub(attempt.started_us))),
+                ..AnswerFacts::default()
+            });
+            attempt_span(attempt, duration, facts)
+        });
+        let (endpoint, operation) = match decision.operation {
+            "completions" => ("/v1/completions", GenAiOperation::TextCompletion),
+            "embeddings" => ("/v1/embeddings", GenAiOperation::Embeddings),
+            "messages" => ("/v1/messages", GenAiOperation::Chat),
+            "responses" => ("/v1/responses", GenAiOperation::Chat),
+            _ => ("/v1/chat/completions", GenAiOperation::Chat),
+        };
+        tracer.finish(RequestSpans {
+            context: self.context,
+            started_ns: self.started_ns,
+            duration,
+            endpoint,
+            operation,
+            stream: decision.stream,
+            status: decision.status,
+            error,
+            decision: decision.id,
+            model: decision.model.as_str().into(),
+            route: decision.route.clone(),
+            policy: decision.policy,
+            category: decision.category.clone(),
+            expert: decision.expert.clone(),
+            path: decision.path,
+            phases: self.phases,
+            attempts: attempts.collect(),
+            content: None,
+        });
+    }
+}
+
+/// The try that answered lasts until its last byte.
+fn attempt_span(attempt: &Attempt, request: Duration, answer: Option<AnswerFacts>) -> AttemptSpan {
+    let start = Duration::from_micros(attempt.started_us);
+    let end = start + Duration::from_micros(attempt.duration_us);
+    AttemptSpan {
+        expert: attempt.expert.clone(),
+        model: attempt.expert.as_str().into(),
+        provider: "openai",
+        server: attempt.endpoint.as_deref().and_then(server),
+        status: attempt.status,
+        error: attempt.error.clone(),
+        start,
+        end: if answer.is_some() { request.max(end) } else { end },
+        answer,
+    }
+}
+
+/// Host and port of an endpoint's URL.
+fn server(url: &str) -> Option<(Arc<str>, u16)> {
+    // A discovered endpoint names its address after its URL.
+    let uri: http::Uri = url.split_whitespace().next()?.parse().ok()?;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    Some((uri.host()?.into(), port))
+}

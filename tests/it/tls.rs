@@ -1,0 +1,173 @@
+//! HTTPS on the listeners, clients' certificates, and certificates that change.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use e2e::{Client, Gateway};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::until;
+
+/// An authority that issues certificates.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate and its key, as PEM.
+struct Issued {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, name: &str) -> Issued {
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Issued { certificate, key: key.serialize_pem() }
+    }
+}
+
+impl Issued {
+    fn write(&self, folder: &Path) {
+        std::fs::write(folder.join("tls.crt"), &self.certificate).unwrap();
+        std::fs::write(folder.join("tls.key"), &self.key).unwrap();
+    }
+}
+
+/// A client that trusts one authority, and may have a certificate of its own.
+fn client(trusted: &Authority, own: Option<&Issued>, protocol: &str) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusted.pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let chain = vec![CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+/// The status of a GET over TLS by HTTP/1.1.
+async fn get(connector: &TlsConnector, url: &str, path: &str) -> anyhow::Result<u16> {
+    let mut connection = open(connector, url).await?;
+    Ok(ask(&mut connection, path).await?.status().as_u16())
+}
+
+async fn open(connector: &TlsConnector, url: &str) -> anyhow::Result<http1::SendRequest<Empty<Bytes>>> {
+    let socket = TcpStream::connect(url.trim_start_matches("https://")).await?;
+    let stream = connector.connect(ServerName::try_from("localhost")?, socket).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the connection.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn ask(
+    connection: &mut http1::SendRequest<Empty<Bytes>>,
+    path: &str,
+) -> anyhow::Result<Response<Bytes>> {
+    let request = Request::get(path).header("host", "localhost").body(Empty::new())?;
+    let (parts, body) = connection.send_request(request).await?.into_parts();
+    Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))
+}
+
+/// A gateway whose data plane has the certificate of the folder.
+fn gateway(folder: &Path, more: &str) -> Gateway {
+    let file = |name: &str| folder.join(name).display().to_string();
+    let tls = format!("{{cert_file: '{}', key_file: '{}'{more}}}", file("tls.crt"), file("tls.key"));
+    let expert = "experts:\n  - {id: one, backend: {kind: constant, text: first}}\n";
+    Gateway::start(&format!("data: {{listen: '127.0.0.1:0', tls: {tls}}}\n{expert}")).unwrap()
+}
+
+#[tokio::test]
+async fn a_listener_with_a_certificate_speaks_https_in_both_versions_and_nothing_else() {
+    let (ours, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    ours.issue("localhost").write(folder.path());
+    let gateway = gateway(folder.path(), "");
+    assert!(gateway.url.starts_with("https://"), "{}", gateway.url);
+    assert_eq!(get(&client(&ours, None, "http/1.1"), &gateway.url, "/v1/models").await.unwrap(), 200);
+    assert!(get(&client(&Authority::new(), None, "http/1.1"), &gateway.url, "/v1/models").await.is_err());
+
+    let socket = TcpStream::connect(gateway.url.trim_start_matches("https://")).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = client(&ours, None, "h2").connect(name, socket).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(format!("{}/v1/models", gateway.url)).body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+
+    // Who does not speak TLS is turned away, and nobody else suffers.
+    let plain = gateway.url.replace("https://", "http://");
+    assert!(Client::default().get(&format!("{plain}/v1/models")).await.is_err());
+    assert_eq!(get(&client(&ours, None, "http/1.1"), &gateway.url, "/v1/models").await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn where_clients_need_a_certificate_only_the_right_one_lets_them_in() {
+    let (ours, theirs, others) = (Authority::new(), Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    ours.issue("localhost").write(folder.path());
+    let clients = folder.path().join("clients.crt");
+    std::fs::write(&clients, &theirs.pem).unwrap();
+    let gateway = gateway(folder.path(), &format!(", client_ca_file: '{}'", clients.display()));
+    let status = async |own: Option<Issued>| {
+        get(&client(&ours, own.as_ref(), "http/1.1"), &gateway.url, "/v1/models").await
+    };
+    assert!(status(None).await.is_err());
+    assert!(status(Some(others.issue("mallory"))).await.is_err());
+    assert_eq!(status(Some(theirs.issue("alice"))).await.unwrap(), 200);
+    let metrics = Client::default().get(&format!("{}/metrics", gateway.admin)).await.unwrap().text();
+    let line = r#"guildhall_tls_handshake_failures_total{listener="data",reason="certificate"} 2"#;
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_into_use_while_connections_go_on() {
+    let (old, new, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    old.issue("localhost").write(folder.path());
+    let gateway = gateway(folder.path(), "");
+    let (of_old, of_new) = (client(&old, None, "http/1.1"), client(&new, None, "http/1.1"));
+    let mut open = open(&of_old, &gateway.url).await.unwrap();
+    assert_eq!(ask(&mut open, "/v1/models").await.unwrap().status(), 200);
+    assert!(get(&of_new, &gateway.url, "/v1/models").await.is_err());
+
+    // In two steps, the first of which leaves a certificate with another's key.
+    let issued = new.issue("localhost");
+    std::fs::write(folder.path().join("tls.crt"), &issued.certificate).unwrap();
+    until("the half is noticed", async || gateway.errors().contains("cannot be used with the key")).await;
+    assert_eq!(get(&of_old, &gateway.url, "/v1/models").await.unwrap(), 200);
+    issued.write(folder.path());
+    until("the new certificate is in use", async || {
+        get(&of_new, &gateway.url, "/v1/models").await.is_ok_and(|status| status == 200)
+    })
+    .await;
+    assert!(get(&of_old, &gateway.url, "/v1/models").await.is_err());
+    assert_eq!(ask(&mut open, "/v1/models").await.unwrap().status(), 200);
+}
