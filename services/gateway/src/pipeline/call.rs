@@ -103,6 +103,8 @@ impl Pipeline {
                         hold.put(permit, duration, busy);
                     }
                     if at < last && busy {
+                        // Its place is not kept while the next one's is waited for.
+                        hold.give_back_expert();
                         continue;
                     }
                     trace.expert = Some(expert.id().clone());

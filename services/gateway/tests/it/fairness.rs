@@ -19,8 +19,14 @@ use crate::world::{Event, Log, Visit, gateway, in_paused_time, token};
 const KEYS: usize = 4;
 
 fn config(endpoint: &Endpoint) -> String {
-    let keys: String =
-        (0..KEYS).map(|n| format!("  - {{id: k{n}, secrets: [{{token: {}}}]}}\n", token(n))).collect();
+    let key = |n: usize| {
+        format!(
+            "  - {{id: k{n}, secrets: [{{token: {}}}]}}
+",
+            token(n)
+        )
+    };
+    let keys: String = (0..KEYS).map(key).collect();
     format!(
         "experts:\n  - {{id: one, backend: {{kind: llm, endpoints: [{{url: '{}'}}]}}}}\nroutes:\n  - {{id: auto, \
          policy: {{kind: static, order: [{{expert: one}}]}}, concurrency: {{concurrent: 1, queue: 1000, queue_per_key: 1000, \

@@ -8,7 +8,7 @@ use axum::body::Body;
 use experts::Operation;
 use gateway::app::{App, World};
 use gateway::config;
-use gateway::pipeline::Pipeline;
+use gateway::pipeline::{Front, Pipeline};
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep_until};
@@ -114,7 +114,7 @@ impl Visit {
         log.push(Event::Sends { request: number });
         let mut began = false;
         let visit = async {
-            let response = pipeline.answer(Operation::ChatCompletions, parts, body).await;
+            let response = pipeline.answer(Front::OpenAi(Operation::ChatCompletions), parts, body).await;
             let status = response.status().as_u16();
             began = status == 200;
             let mut body = response.into_body();
@@ -138,16 +138,15 @@ impl Visit {
             if whole { End::Whole } else { End::Cut }
         };
         let leaves =
-            self.leaves.map_or(sent + Duration::from_secs(3600), |ms| sent + Duration::from_millis(ms));
-        let left = {
+            self.leaves.map_or(sent + Duration::from_hours(1), |ms| sent + Duration::from_millis(ms));
+        {
             let mut visit = Box::pin(visit);
             tokio::select! {
                 biased;
                 end = &mut visit => return end,
                 () = sleep_until(leaves) => log.push(Event::Ends { request: number }),
             }
-        };
-        let () = left;
+        }
         if began { End::LeftLate } else { End::LeftEarly }
     }
 }
