@@ -118,6 +118,7 @@ async fn simulate(
     let seconds = start.elapsed().as_secs_f64();
 
     nothing_is_sent_too_late(&visits, start, &log)?;
+    deadlines_are_named(&visits, &ends, start, &log)?;
     limits_hold(&visits, &log)?;
     let view = pipeline.catalog.view();
     for id in ["one", "two"] {
@@ -154,6 +155,23 @@ fn nothing_is_sent_too_late(visits: &[Visit], start: Instant, log: &Log) -> Resu
                 over.insert(request, at);
             }
             Event::Sends { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// A request whose own time is up is told so, whoever was asked then.
+fn deadlines_are_named(
+    visits: &[Visit],
+    ends: &[End],
+    start: Instant,
+    log: &Log,
+) -> Result<(), TestCaseError> {
+    for (at, event) in log.events() {
+        let Event::Ends { request } = event else { continue };
+        let deadline = start + Duration::from_millis(visits[request].at + visits[request].timeout);
+        if let End::Error(504, code) = &ends[request] {
+            prop_assert_eq!(code == "deadline_exceeded", at >= deadline, "request {}: {}", request, code);
         }
     }
     Ok(())
