@@ -15,6 +15,7 @@ mod churn;
 mod clients;
 mod doctor;
 mod edge;
+mod faults;
 mod keys;
 mod lifecycle;
 mod limits;

@@ -88,6 +88,7 @@ enum Stop {
     /// Properly.
     End,
     Failure(String),
+    TooLarge(String),
     Late(Phase),
 }
 
@@ -124,12 +125,12 @@ impl Live {
                 self.waiting = None;
                 self.received += bytes.len() as u64;
                 if self.received > self.sizes.body {
-                    return Some(Stop::Failure(format!("it is larger than {} bytes", self.sizes.body)));
+                    return Some(Stop::TooLarge(format!("it is larger than {} bytes", self.sizes.body)));
                 }
                 self.filter.push(bytes, out);
                 let event = self.filter.event_bytes();
                 (event > self.sizes.event)
-                    .then(|| Stop::Failure(format!("an event is larger than {} bytes", self.sizes.event)))
+                    .then(|| Stop::TooLarge(format!("an event is larger than {} bytes", self.sizes.event)))
             }
             Some(Err(error)) => Some(Stop::Failure(chain(&error))),
             None => Some(Stop::End),
@@ -163,12 +164,12 @@ impl Live {
         now: Instant,
     ) -> (Option<Usage>, Result<Ended, BodyError>) {
         self.filter.finish(out);
-        // The time that the client or the operator sets for the whole is no fault of the endpoint's.
-        let out_of_time = matches!(stop, Stop::Late(Phase::Total));
+        // The limits that the client or the operator sets for the whole are no fault of the endpoint's.
+        let over_limit = matches!(stop, Stop::Late(Phase::Total) | Stop::TooLarge(_));
         let failure = match stop {
             Stop::End => None,
             Stop::Late(phase) => Some(phase.message().to_owned()),
-            Stop::Failure(detail) => Some(detail),
+            Stop::Failure(detail) | Stop::TooLarge(detail) => Some(detail),
         };
         let ended = match (&mut self.filter, &failure) {
             (Filter::Events(events), failure) => {
@@ -184,7 +185,7 @@ impl Live {
         };
         match (self.ticket.take(), &ended) {
             (Some(ticket), Ok(Ended::Complete | Ended::Repaired)) => ticket.completed(now),
-            (Some(ticket), Ok(Ended::Cut) | Err(_)) if !out_of_time => ticket.failed(now),
+            (Some(ticket), Ok(Ended::Cut) | Err(_)) if !over_limit => ticket.failed(now),
             _ => {}
         }
         (self.filter.usage(), ended)

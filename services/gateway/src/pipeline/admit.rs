@@ -57,16 +57,15 @@ impl Hold {
         }
     }
 
-    /// Keeps the place at the expert that was called; the one of an expert that was called before is given
-    /// back. How long an expert took to begin tells its load; how long its answer takes tells the answer's
-    /// length.
+    /// Keeps the place at the expert that was called. How long an expert took to begin tells its load; how
+    /// long its answer takes tells the answer's length.
     pub(super) fn put(&mut self, permit: Permit, latency: Duration, overload: bool) {
         let outcome = if overload { Outcome::Overload } else { Outcome::Success };
-        self.give_back_expert();
         self.expert = Some((permit, Sample { latency, outcome }));
     }
 
-    fn give_back_expert(&mut self) {
+    /// Gives back the place at the expert that was called.
+    pub(super) fn give_back_expert(&mut self) {
         if let Some((permit, sample)) = self.expert.take() {
             permit.release(sample);
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use admission::{Outcome, Permit, Sample};
-use experts::{Call, CallError, CallErrorKind, Expert, Reply, Try};
+use experts::{Call, CallError, CallErrorKind, Expert, Phase, Reply, Try};
 use routing::{Availability, Obstacle, Plan};
 use tokio::time::Instant;
 
@@ -67,10 +67,7 @@ impl Pipeline {
             // Nothing is sent whose answer would come too late.
             let started = Instant::now();
             if trace.deadline.is_some_and(|d| d <= started) {
-                failure = Some(ApiError::new(
-                    ErrorKind::DeadlineExceeded,
-                    "the request's time was up before an expert answered",
-                ));
+                failure = Some(out_of_time());
                 break;
             }
             let traced =
@@ -106,6 +103,8 @@ impl Pipeline {
                         hold.put(permit, duration, busy);
                     }
                     if at < last && busy {
+                        // Its place is not kept while the next one's is waited for.
+                        hold.give_back_expert();
                         continue;
                     }
                     trace.expert = Some(expert.id().clone());
@@ -126,7 +125,7 @@ impl Pipeline {
                         permit.release(Sample { latency: duration, outcome: Outcome::Overload });
                     }
                     let retryable = error.is_retryable();
-                    failure = Some(explain(expert, &error));
+                    failure = Some(explain(expert, &error, trace.deadline));
                     if !retryable {
                         break;
                     }
@@ -275,10 +274,14 @@ fn nobody(target: &Target, plan: Option<&Plan>, trace: &Trace) -> ApiError {
 }
 
 /// The last failed try, as the client is told of it.
-fn explain(expert: &Expert, error: &CallError) -> ApiError {
+fn explain(expert: &Expert, error: &CallError, deadline: Option<Instant>) -> ApiError {
+    let late = deadline.is_some_and(|deadline| deadline <= Instant::now());
     let kind = match error.kind() {
+        // The request's own time is up, not the expert's.
+        CallErrorKind::Timeout(Phase::Total) if late => return out_of_time(),
         CallErrorKind::Timeout(_) => ErrorKind::UpstreamTimeout,
         CallErrorKind::Request => ErrorKind::InvalidRequest,
+        CallErrorKind::Busy | CallErrorKind::Unhealthy => ErrorKind::NoHealthyBackend,
         _ => ErrorKind::UpstreamFailed,
     };
     let mut answer = ApiError::new(kind, format!("the expert `{}` {}", expert.id(), error.message()));
@@ -288,4 +291,8 @@ fn explain(expert: &Expert, error: &CallError) -> ApiError {
     }
     answer.internal = error.detail().map(|d| format!("expert {}: {d}", expert.id()));
     answer
+}
+
+fn out_of_time() -> ApiError {
+    ApiError::new(ErrorKind::DeadlineExceeded, "the request's time was up before an expert answered")
 }
