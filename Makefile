@@ -66,6 +66,11 @@ lint: tools ## Check formatting, lints, documentation and, where installed, depe
 	else \
 		echo "Dependencies: not checked, cargo-deny is not installed (cargo install cargo-deny --locked)"; \
 	fi
+	@if command -v promtool >/dev/null; then \
+		echo "Alert rules"; cd deploy/prometheus && promtool check rules *-rules.yaml alerts.yaml >/dev/null && promtool test rules tests.yaml >/dev/null; \
+	else \
+		echo "Alert rules: not tested, promtool is not installed (Debian and Ubuntu: apt install prometheus)"; \
+	fi
 
 .PHONY: fmt
 fmt: tools ## Format the code

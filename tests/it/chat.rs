@@ -1,5 +1,7 @@
 //! The data plane's wire format, streamed and not.
 
+use std::time::Duration;
+
 use e2e::{Client, Gateway};
 use serde_json::{Value, json};
 
@@ -232,4 +234,41 @@ async fn headers_that_are_ours_are_not_believed_from_outside() {
     let sent = &mock.stats().recent[0].headers;
     assert!(sent.keys().all(|k| !k.starts_with("x-guildhall")), "{sent:?}");
     assert!(!sent.values().any(|v| v.contains("sk-client")), "{sent:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_answer_is_in_the_record() {
+    let slow = mock().await;
+    slow.script(vec![mock_expert::Step::always("stall".parse().unwrap())]);
+    let config = format!("experts:\n{}{}", llm("slow", &slow.url(), ""), fixed(&["slow"]));
+    let gateway = Gateway::start(&config).unwrap();
+    let url = gateway.v1("chat/completions");
+    let waiting = tokio::spawn(async move { Client::default().post(&url, &ask("auto", "hi")).await });
+    let client = Client::default();
+    for _ in 0..500 {
+        if slow.stats().in_flight == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    waiting.abort();
+    let bearer = gateway.bearer();
+    let headers = [("authorization", bearer.as_str())];
+    let mut found = serde_json::Value::Null;
+    for _ in 0..500 {
+        let answer = client.send("GET", &gateway.admin_v1("decisions"), &headers, "").await.unwrap();
+        found = answer.json()["items"][0].clone();
+        if found.is_object() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((&found["status"], &found["outcome"]["end"]), (&499.into(), &"client_left".into()), "{found}");
+    for _ in 0..500 {
+        if slow.stats().in_flight == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the expert still works for nobody");
 }

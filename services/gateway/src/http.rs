@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, Uri, Version, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use axum::response::Response;
 use axum::routing::{get, post};
 use experts::Operation;
 use hyper::body::Incoming;
@@ -85,6 +85,7 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
         .route(CHAT, post(chat_completions))
         .route("/v1/completions", post(completions))
         .route("/v1/messages", post(messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/responses", post(responses))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
@@ -114,12 +115,40 @@ async fn responses(State(pipeline): State<Arc<Pipeline>>, request: Request) -> R
     pipeline.answer(Front::Responses, parts, body).await
 }
 
-async fn unknown_url(method: Method, uri: Uri) -> Response {
-    let message = format!("there is no {method} {}; the API is OpenAI's, below /v1", uri.path());
-    ApiError::new(ErrorKind::UnknownUrl, message).into_response()
+async fn count_tokens(State(pipeline): State<Arc<Pipeline>>, headers: HeaderMap) -> Response<Body> {
+    let message = "tokens are not counted ahead of an answer: only the expert knows its tokenizer";
+    pipeline.unserved(Front::Messages, headers, ApiError::new(ErrorKind::UnknownUrl, message)).await
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
+async fn unknown_url(
+    State(pipeline): State<Arc<Pipeline>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let message = format!(
+        "there is no {method} {}; the API is OpenAI's, below /v1, with Anthropic's /v1/messages",
+        uri.path()
+    );
+    pipeline.unserved(front(&uri), headers, ApiError::new(ErrorKind::UnknownUrl, message)).await
+}
+
+async fn wrong_method(
+    State(pipeline): State<Arc<Pipeline>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response<Body> {
     let message = format!("{} does not take {method}", uri.path());
-    ApiError::new(ErrorKind::MethodNotAllowed, message).into_response()
+    pipeline.unserved(front(&uri), headers, ApiError::new(ErrorKind::MethodNotAllowed, message)).await
+}
+
+/// In whose words a request is answered that no handler takes.
+fn front(uri: &Uri) -> Front {
+    let below = uri.path().strip_prefix(Front::Messages.path());
+    if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        Front::Messages
+    } else {
+        Front::OpenAi(Operation::ChatCompletions)
+    }
 }

@@ -174,7 +174,7 @@ impl Metrics {
             duration: Family::new_with_constructor(|| Histogram::new(SLOW)),
             first_token: Family::new_with_constructor(|| Histogram::new(SLOW)),
             inter_token: Family::new_with_constructor(|| Histogram::new(GAPS)),
-            queue: Histogram::new(FAST),
+            queue: Histogram::new(SLOW),
             refusals: Family::default(),
             fallbacks: Family::default(),
             decisions: Family::default(),
@@ -191,6 +191,13 @@ impl Metrics {
             config_current: Gauge::default(),
         };
         metrics.config_current.set(1);
+        // What has not happened yet is 0, not absent: an increase from nothing is seen by nobody.
+        for end in [End::Complete, End::Cut, End::ClientLeft] {
+            metrics.ends.get_or_create(&Ended { end: end.as_str() });
+        }
+        for result in ["applied", "refused"] {
+            metrics.reloads.get_or_create(&Reloaded { result });
+        }
         let m = metrics.clone();
         let r = registry.sub_registry_with_prefix("guildhall");
         r.register("requests", "Requests by route, expert, path and status", m.requests);

@@ -120,14 +120,29 @@ impl Pipeline {
         F: Future<Output = Result<Response<Body>, ApiError>>,
     {
         let context = Context::new(parts.headers, self.ids.decision(), self.tracer.as_ref());
-        let mut trace = route::Trace::new(front.name());
-        match self.phases(front, &context, body, own, &mut trace).await {
+        let trace = route::Trace::new(front.name());
+        let mut underway = Underway { pipeline: self, context, trace, answered: false };
+        let Underway { context, trace, .. } = &mut underway;
+        let answer = self.phases(front, context, body, own, trace).await;
+        // From here on the answer's body, or the refusal, completes the record.
+        underway.answered = true;
+        match answer {
             Ok(response) => response,
             Err(error) => {
-                let response = self.refuse(&context, &mut trace, error);
-                front.error(response, &context).await
+                let response = self.refuse(&underway.context, &mut underway.trace, error);
+                front.error(response, &underway.context).await
             }
         }
+    }
+
+    /// The answer to a request for what is not served: in the client's own words and with the request's id,
+    /// but with no record.
+    pub async fn unserved(&self, front: Front, headers: HeaderMap, error: ApiError) -> Response<Body> {
+        use axum::response::IntoResponse;
+        let context = Context::new(headers, self.ids.decision(), None);
+        let mut response = error.into_response();
+        response.headers_mut().insert("x-request-id", context.request_id.clone());
+        front.error(response, &context).await
     }
 
     async fn phases<F>(
@@ -234,16 +249,54 @@ impl Pipeline {
         decision: Arc<Decision>,
         mut response: Response<Body>,
     ) -> Response<Body> {
-        let elapsed = context.arrival.elapsed();
         respond::put_headers(response.headers_mut(), context, trace, &decision);
         self.metrics.overhead.observe(decision.overhead_us as f64 / 1e6);
-        self.metrics.time_to_head.observe(elapsed.as_secs_f64());
+        self.metrics.time_to_head.observe(context.arrival.elapsed().as_secs_f64());
+        self.log(decision);
+        response
+    }
+
+    /// Counts a decision and puts it into the log.
+    fn log(&self, decision: Arc<Decision>) {
         self.metrics.requests.get_or_create(&respond::labels(&decision)).inc();
         if matches!(decision.reading, Reading::Failed { .. }) {
             self.metrics.router_failures.inc();
         }
         self.decisions.push(decision);
-        response
+    }
+}
+
+/// What the record says of a request whose client left before there was an answer; nobody is sent it.
+const CLIENT_LEFT: u16 = 499;
+
+/// A request without an answer. Its client leaves by dropping it, and that goes into the record too.
+struct Underway<'a> {
+    pipeline: &'a Pipeline,
+    context: Context,
+    trace: route::Trace,
+    answered: bool,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let Self { pipeline, context, trace, .. } = self;
+        let elapsed = context.arrival.elapsed();
+        let mut decision = trace.decision(context);
+        decision.status = CLIENT_LEFT;
+        let decision = Arc::new(decision);
+        pipeline.log(decision.clone());
+        let outcome = Outcome {
+            duration_us: micros(elapsed),
+            first_byte_us: None,
+            end: End::ClientLeft,
+            prompt_tokens: None,
+            completion_tokens: None,
+            cost_usd: None,
+        };
+        pipeline.finish(&decision, outcome, spans::Traced::new(context, trace));
     }
 }
 

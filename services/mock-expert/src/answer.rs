@@ -1,9 +1,11 @@
 //! What the mock answers: text that says who was asked what, a tool call, or JSON of the wanted shape.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::dictated::Dictated;
 use crate::latency::mix;
 use crate::request::{Asked, Chat, Form};
 use crate::schema;
@@ -20,6 +22,8 @@ pub(crate) struct Answer {
     pub(crate) prompt_tokens: usize,
     /// Names the answer; the same request gets the same one.
     pub(crate) id: u64,
+    /// What every choice says, where the request dictates it.
+    pub(crate) dictated: Option<Box<Dictated>>,
 }
 
 /// One choice of an answer.
@@ -29,7 +33,7 @@ pub(crate) struct Choice {
     pub(crate) text: String,
     /// The name of the tool that is called instead of an answer.
     pub(crate) tool: Option<String>,
-    pub(crate) finish: &'static str,
+    pub(crate) finish: Cow<'static, str>,
     pub(crate) tokens: usize,
 }
 
@@ -43,13 +47,15 @@ impl Answer {
         let asked = chat.asked();
         let tool = if asked.tool_result { None } else { chat.tool() };
         let json = if tool.is_some() { None } else { chat.json_format() };
-        let choice = |index| match (&tool, &json) {
-            (Some(tool), _) => call(tool, &asked),
-            (None, Some(format)) => structured(format, &chat.model, &asked, form),
-            (None, None) => prose(&chat.model, &asked, index, form, settings),
+        let choice = |index| match (&chat.mock_answer, &tool, &json) {
+            (Some(dictated), _, _) => said(dictated),
+            (None, Some(tool), _) => call(tool, &asked),
+            (None, None, Some(format)) => structured(format, &chat.model, &asked, form),
+            (None, None, None) => prose(&chat.model, &asked, index, form, settings),
         };
         let id = digest(&[&chat.model, &asked.excerpt]);
-        Self { choices: (0..form.choices).map(choice).collect(), prompt_tokens: chat.prompt_tokens(), id }
+        let choices = (0..form.choices).map(choice).collect();
+        Self { choices, prompt_tokens: chat.prompt_tokens(), id, dictated: chat.mock_answer.clone() }
     }
 
     /// The answer to a completion request: `form.choices` for each prompt.
@@ -61,8 +67,15 @@ impl Answer {
         }
         let prompt_tokens = prompts.iter().map(|prompt| prompt.len() / 4 + 1).sum();
         let first = prompts.first().map_or("", String::as_str);
-        Self { choices, prompt_tokens, id: digest(&[model, first]) }
+        Self { choices, prompt_tokens, id: digest(&[model, first]), dictated: None }
     }
+}
+
+/// What the request says that is to be said.
+fn said(dictated: &Dictated) -> Choice {
+    let text = dictated.text();
+    let tokens = tokens(&text).count();
+    Choice { text, tool: None, finish: Cow::Owned(dictated.finish_reason.clone()), tokens }
 }
 
 fn prose(model: &str, asked: &Asked, index: usize, form: Form, settings: &Settings) -> Choice {
@@ -89,7 +102,7 @@ fn prose(model: &str, asked: &Asked, index: usize, form: Form, settings: &Settin
         tokens = wanted.min(self::tokens(&text).count());
         cut(&mut text, tokens);
     }
-    limit(Choice { text, tool: None, finish: "stop", tokens }, form)
+    limit(Choice { text, tool: None, finish: Cow::Borrowed("stop"), tokens }, form)
 }
 
 fn structured(format: &Value, model: &str, asked: &Asked, form: Form) -> Choice {
@@ -100,7 +113,7 @@ fn structured(format: &Value, model: &str, asked: &Asked, form: Form) -> Choice 
     };
     let text = value.to_string();
     let tokens = tokens(&text).count();
-    limit(Choice { text, tool: None, finish: "stop", tokens }, form)
+    limit(Choice { text, tool: None, finish: Cow::Borrowed("stop"), tokens }, form)
 }
 
 fn call(tool: &Value, asked: &Asked) -> Choice {
@@ -112,7 +125,7 @@ fn call(tool: &Value, asked: &Asked) -> Choice {
     };
     let text = arguments.to_string();
     let tokens = tokens(&text).count();
-    Choice { text, tool: Some(name.to_owned()), finish: "tool_calls", tokens }
+    Choice { text, tool: Some(name.to_owned()), finish: Cow::Borrowed("tool_calls"), tokens }
 }
 
 /// Cuts a choice at the request's own limit.
@@ -120,7 +133,7 @@ fn limit(mut choice: Choice, form: Form) -> Choice {
     if let Some(most) = form.max_tokens.filter(|most| *most < choice.tokens) {
         cut(&mut choice.text, most);
         choice.tokens = most;
-        choice.finish = "length";
+        choice.finish = Cow::Borrowed("length");
     }
     choice
 }

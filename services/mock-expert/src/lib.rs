@@ -2,7 +2,9 @@
 //!
 //! It answers chats, completions and embeddings at once or at a set pace, says in every answer who was
 //! asked what, and can be made to fail in the ways that real upstreams do: at start, while it runs
-//! (`POST /__script`), or in one request (header `x-mock-fault`). What it saw is told by `GET /__stats`.
+//! (`POST /__script`), or in one request (header `x-mock-fault`). A chat may dictate its answer by a field
+//! `mock_answer`: the deltas of a stream, from which a whole answer is made as well, and optionally
+//! `finish_reason`, `stop_reason` and `usage`. What the mock saw is told by `GET /__stats`.
 //!
 //! ```no_run
 //! # async fn demo() -> std::io::Result<()> {
@@ -18,6 +20,7 @@
 
 mod answer;
 mod body;
+mod dictated;
 mod fault;
 mod handle;
 mod latency;

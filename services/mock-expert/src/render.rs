@@ -38,11 +38,20 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 fn usage(answer: &Answer) -> String {
+    if let Some(given) = answer.dictated.as_ref().and_then(|dictated| dictated.usage.as_ref()) {
+        return given.to_string();
+    }
     let (prompt, completion) = (answer.prompt_tokens, answer.completion_tokens());
     format!(
         r#"{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{}}}"#,
         prompt + completion
     )
+}
+
+/// What a choice has beside its finish reason.
+fn stop_reason(answer: &Answer) -> String {
+    let given = answer.dictated.as_ref().and_then(|dictated| dictated.stop_reason.as_ref());
+    given.map(|reason| format!(r#","stop_reason":{reason}"#)).unwrap_or_default()
 }
 
 fn call_id(digest: u64, index: usize) -> String {
@@ -70,7 +79,13 @@ pub(crate) fn whole(shape: Shape, model: &str, answer: &Answer, form: Form) -> S
         out.push_str(r#"{"index":"#);
         out.push_str(&index.to_string());
         match shape {
-            Shape::Chat => message(&mut out, choice, &call_id(answer.id, index)),
+            Shape::Chat => match &answer.dictated {
+                Some(dictated) => {
+                    out.push_str(r#","message":"#);
+                    out.push_str(&dictated.message());
+                }
+                None => message(&mut out, choice, &call_id(answer.id, index)),
+            },
             Shape::Text => {
                 out.push_str(r#","text":"#);
                 out.push_str(&quoted(&choice.text));
@@ -81,9 +96,10 @@ pub(crate) fn whole(shape: Shape, model: &str, answer: &Answer, form: Form) -> S
             None => out.push_str("null"),
             Some(best) => out.push_str(&logprobs::of(shape, &choice.text, best).to_string()),
         }
-        out.push_str(r#","finish_reason":""#);
-        out.push_str(choice.finish);
-        out.push_str(r#""}"#);
+        out.push_str(r#","finish_reason":"#);
+        out.push_str(&quoted(&choice.finish));
+        out.push_str(&stop_reason(answer));
+        out.push('}');
     }
     out.push_str(r#"],"usage":"#);
     out.push_str(&usage(answer));

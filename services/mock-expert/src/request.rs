@@ -6,6 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::dictated::Dictated;
+
 /// Longest excerpt of a message, in characters.
 const EXCERPT: usize = 120;
 /// Most choices of one answer.
@@ -38,6 +40,9 @@ pub(crate) struct Chat<'a> {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
+    /// The answer, where the request says it.
+    #[serde(default)]
+    pub(crate) mock_answer: Option<Box<Dictated>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -105,6 +105,10 @@ impl Fleet {
         family("guildhall_endpoint_breaker", help, &breaker)?;
         let help = "Whether the endpoint is ejected from the balancing";
         family("guildhall_endpoint_ejected", help, &|status| Some(f64::from(u8::from(status.ejected))))?;
+        let help = "Whether the endpoint's active health checks succeed; absent without them";
+        family("guildhall_endpoint_healthy", help, &|status| {
+            status.healthy.map(|healthy| f64::from(u8::from(healthy)))
+        })?;
         let help = "Calls in progress at the endpoint";
         family("guildhall_endpoint_outstanding", help, &|status| Some(status.outstanding as f64))?;
         let help = "Moving average of the time to the head of the endpoint's answers";

@@ -27,6 +27,8 @@ impl Collector for Process {
         gauge("process_threads", "Threads", field(&status, "Threads:"))?;
         let files = std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
         gauge("process_open_fds", "Open file descriptors", files)?;
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        gauge("process_max_fds", "Most file descriptors that may be open", field(&limits, "Max open files"))?;
         let tasks = tokio::runtime::Handle::try_current().ok();
         let tasks = tasks.map(|runtime| runtime.metrics().num_alive_tasks() as u64);
         gauge("guildhall_tasks", "Tasks of the asynchronous runtime", tasks)?;
@@ -47,9 +49,9 @@ pub(crate) fn resident_bytes() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:").map(|kib| kib * 1024)
 }
 
-/// A number of `/proc/self/status` or of `/proc/meminfo`, without its unit.
-pub(crate) fn field(status: &str, key: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+/// The first number after a key of `/proc/self/status`, `/proc/self/limits` or `/proc/meminfo`, without its unit.
+pub(crate) fn field(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -70,6 +72,10 @@ mod tests {
         let status = "Name:\tx\nVmSize:\t  204 kB\nVmRSS:\t   1234 kB\nThreads:\t7\n";
         assert_eq!((field(status, "VmRSS:"), field(status, "Threads:")), (Some(1234), Some(7)));
         assert_eq!(field(status, "VmSwap:"), None);
+        let limits =
+            "Max processes      63432   63432   processes\nMax open files     1024    524288  files\n";
+        assert_eq!(field(limits, "Max open files"), Some(1024));
+        assert_eq!(field("Max open files     unlimited   unlimited   files\n", "Max open files"), None);
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 3 0 1 1 1";
         assert_eq!(cpu_seconds(stat), Some(2.0));
         assert_eq!(cpu_seconds(""), None);

@@ -51,7 +51,7 @@ impl Pipeline {
         }
         order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
         if order.is_empty() {
-            return Err(nobody(view, target, plan, request, trace));
+            return Err(nobody(target, plan, trace));
         }
         let last = order.len() - 1;
         let mut failure = None;
@@ -225,7 +225,7 @@ fn may_answer(view: &View, target: &Target, fallback: bool, expert: &str, reques
 }
 
 /// Why nobody may answer: the request asks for what no expert offers, or all of them are closed.
-fn nobody(view: &View, target: &Target, plan: Option<&Plan>, request: &Decoded, trace: &Trace) -> ApiError {
+fn nobody(target: &Target, plan: Option<&Plan>, trace: &Trace) -> ApiError {
     if let Target::Expert(id) = target {
         return ApiError::new(ErrorKind::NoHealthyBackend, format!("the expert `{id}` is being drained"));
     }
@@ -246,12 +246,15 @@ fn nobody(view: &View, target: &Target, plan: Option<&Plan>, request: &Decoded, 
                 | Obstacle::Context
         )
     };
-    let capable = view.experts.fleet().experts.iter().any(|e| request.needs.unmet_by(e).is_none());
-    match rejected.iter().find(|r| lacking(r.obstacle)) {
-        Some(first) if !capable => {
+    // Another try helps only where somebody who could answer is not there now.
+    let hopeless = rejected.iter().all(|r| lacking(r.obstacle));
+    match rejected.first() {
+        Some(first) if hopeless => {
             let what = first.obstacle.describe();
-            let message =
-                format!("no expert can answer this request; the expert `{}` for one {what}", first.expert);
+            let message = format!(
+                "no expert of this route can answer the request; the expert `{}` for one {what}",
+                first.expert
+            );
             let param = match first.obstacle {
                 Obstacle::Tools => "tools",
                 Obstacle::JsonSchema => "response_format",

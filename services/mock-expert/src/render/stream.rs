@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::{CREATED, Shape, call_id, logprobs, quoted, usage};
+use super::{CREATED, Shape, call_id, logprobs, quoted, stop_reason, usage};
 use crate::answer::{Answer, Choice, tokens};
 use crate::request::Form;
 
@@ -48,7 +48,11 @@ impl Stream {
                     .collect()
             })
             .collect();
-        let parts = ends.iter().map(Vec::len).max().unwrap_or(0) + 2;
+        let pieces = match &answer.dictated {
+            Some(dictated) => dictated.pieces(),
+            None => ends.iter().map(Vec::len).max().unwrap_or(0),
+        };
+        let parts = pieces + 2;
         Self { shape, head, answer, ends, form, stamp, done: true, next: 0, parts }
     }
 
@@ -70,6 +74,9 @@ impl Stream {
                 self.open(&mut out, index, choice);
             } else if number + 1 == self.parts {
                 self.close(&mut out, index, choice);
+            } else if let Some(dictated) = &self.answer.dictated {
+                let delta = dictated.piece(number - 1).unwrap_or_default();
+                self.event(&mut out, index, &format!(r#""delta":{delta}"#), None, None);
             } else if let Some(token) = self.token(index, number - 1) {
                 self.content(&mut out, index, choice, token);
             }
@@ -133,10 +140,10 @@ impl Stream {
 
     fn close(&self, out: &mut String, index: usize, choice: &Choice) {
         let delta = match self.shape {
-            Shape::Chat => r#""delta":{}"#,
-            Shape::Text => r#""text":"""#,
+            Shape::Chat => format!(r#""delta":{{}}{}"#, stop_reason(&self.answer)),
+            Shape::Text => r#""text":"""#.to_owned(),
         };
-        self.event(out, index, delta, None, Some(choice.finish));
+        self.event(out, index, &delta, None, Some(&choice.finish));
     }
 
     fn event(

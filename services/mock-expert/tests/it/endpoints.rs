@@ -192,3 +192,24 @@ async fn http2_with_prior_knowledge_is_served() {
     drop(sender);
     driver.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_chat_may_dictate_its_answer() {
+    let mock = mock().await;
+    let call =
+        json!({"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let dictated = json!({
+        "deltas": [{"reasoning_content": "hm"}, {"content": "a"}, {"content": "b"}, {"tool_calls": [call]}],
+        "finish_reason": "tool_calls", "stop_reason": "END", "usage": {"prompt_tokens": 7, "completion_tokens": 8},
+    });
+    let answer = chat(&mock, "", &question(json!({"mock_answer": dictated}))).await.json();
+    let choice = &answer["choices"][0];
+    let message = &choice["message"];
+    assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("ab"), &json!("hm")));
+    assert_eq!(message["tool_calls"][0]["id"], "c1");
+    assert_eq!((&choice["finish_reason"], &choice["stop_reason"]), (&json!("tool_calls"), &json!("END")));
+    assert_eq!(answer["usage"], dictated["usage"]);
+
+    let wrong = chat(&mock, "", &question(json!({"mock_answer": {"pieces": []}}))).await;
+    assert!(wrong.status == 400 && wrong.body.contains("deltas"), "{wrong:?}");
+}

@@ -102,3 +102,25 @@ async fn a_client_that_leaves_is_counted() {
     drop(stream);
     until(&mock, |stats| stats.cancelled == 1 && stats.in_flight == 0 && stats.open_connections == 0).await;
 }
+
+#[tokio::test]
+async fn dictated_pieces_are_streamed_as_they_are() {
+    let mock = mock().await;
+    let deltas = json!([
+        {"reasoning_content": "hm"},
+        {"tool_calls": [{"index": 1, "function": {"arguments": "{\"a"}}]},
+        {"content": ""},
+    ]);
+    let asked = json!({
+        "mock_answer": {"deltas": deltas, "finish_reason": "length", "stop_reason": "END", "usage": {"total_tokens": 3}},
+        "stream_options": {"include_usage": true},
+    });
+    let chunks = chunks(&chat(&mock, "", &question(asked)).await);
+    assert_eq!(chunks.len(), 6, "the role, three pieces, the end, the usage");
+    for (chunk, delta) in chunks[1..4].iter().zip(deltas.as_array().unwrap()) {
+        assert_eq!(&chunk["choices"][0]["delta"], delta);
+    }
+    let end = &chunks[4]["choices"][0];
+    assert_eq!((&end["finish_reason"], &end["stop_reason"]), (&json!("length"), &json!("END")));
+    assert_eq!(chunks[5]["usage"], json!({"total_tokens": 3}));
+}
