@@ -272,3 +272,35 @@ async fn a_client_that_leaves_before_the_answer_is_in_the_record() {
     }
     panic!("the expert still works for nobody");
 }
+
+#[tokio::test]
+async fn the_turns_of_a_conversation_go_where_its_prefix_is_cached() {
+    let mocks = [mock().await, mock().await];
+    let endpoints: Vec<String> = mocks.iter().map(|m| format!("{{url: '{}'}}", m.url())).collect();
+    let config = format!(
+        "experts:\n  - {{id: m, backend: {{kind: llm, balancing: prefix_affinity, endpoints: [{}]}}}}\n{}",
+        endpoints.join(", "),
+        fixed(&["m"])
+    );
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let url = gateway.v1("chat/completions");
+    for n in 0..12 {
+        let mut talk = ask("auto", &format!("conversation number {n}, about something"));
+        for turn in 0..2 {
+            assert_eq!(client.post(&url, &talk).await.unwrap().status, 200, "{n} {turn}");
+            let messages = talk["messages"].as_array_mut().unwrap();
+            messages.push(serde_json::json!({"role": "assistant", "content": "well"}));
+            messages.push(serde_json::json!({"role": "user", "content": format!("and then, {turn}?")}));
+        }
+    }
+    let seen: Vec<Vec<String>> =
+        mocks.iter().map(|m| m.stats().recent.iter().map(|r| r.body.clone()).collect()).collect();
+    for n in 0..12 {
+        let of = |bodies: &[String]| {
+            bodies.iter().filter(|b| b.contains(&format!("conversation number {n},"))).count()
+        };
+        assert!(matches!((of(&seen[0]), of(&seen[1])), (2, 0) | (0, 2)), "conversation {n} was split");
+    }
+    assert!(seen.iter().all(|bodies| !bodies.is_empty()), "all conversations went to one endpoint");
+}

@@ -79,7 +79,7 @@ keys:
   - {{id: slow, secrets: [{{token: '{eager}'}}], limits: {{requests_per_minute: 1}}}}
   - {{id: poor, secrets: [{{token: '{poor}'}}], limits: {{usd_per_day: 0.000001}}}}
 experts:
-  - {{id: coder, backend: {{kind: llm, endpoints: [{{url: '{slow}'}}, {{url: '{url}'}}], balancing: prefix_affinity, \
+  - {{id: coder, backend: {{kind: llm, endpoints: [{{url: '{slow}'}}, {{url: '{other}'}}], \
          hedge: {{after_ms: 1, budget: 1.0}}}}}}
   - {{id: writer, backend: {{kind: llm, endpoints: [{{url: '{url}'}}], health: {{path: /models}}}}, cost: {{input: 1.0, output: 1.0}}}}
   - {{id: narrow, backend: {{kind: llm, endpoints: [{{url: '{slow}'}}]}}, concurrency: {{concurrent: 1, queue: 1}}}}
@@ -89,6 +89,8 @@ experts:
   - {{id: risky, policy: {{kind: static, order: [{{expert: dead}}, {{expert: writer}}]}}, concurrency: {{concurrent: 9}}}}
 ",
         bundle = e2e::repository().join("router-models/default").display(),
+        // The same slow server by another name, so that a hedge is made whichever comes first.
+        other = slow.replace("127.0.0.1", "localhost"),
         ci = token("ci"),
         eager = token("slow"),
         poor = token("poor"),

@@ -50,8 +50,8 @@ pub struct Decoded {
     pub answer_tokens: Option<u64>,
     /// Whether the last message is the result of a tool call.
     pub in_tool_loop: bool,
-    /// A digest of the conversation's first messages, which stays the same through a session; 0 where no
-    /// tools are in play.
+    /// A digest of the conversation's first messages, which stays the same through a session; 0 for what is
+    /// no chat.
     pub conversation: u64,
 }
 
@@ -299,10 +299,7 @@ impl<'a> Fields<'a> {
                 images = messages.iter().any(|m| m.content.images);
                 bytes = messages.iter().map(|m| m.content.len()).sum();
                 in_tool_loop = messages.last().is_some_and(|m| matches!(&*m.role, "tool" | "function"));
-                // Only tool loops are held together; other requests are spared the pass over their text.
-                if in_tool_loop || offers_tools {
-                    conversation = conversation_digest(messages);
-                }
+                conversation = conversation_digest(messages);
                 routed_text(messages, &mut text);
             }
             Operation::Completions => {
@@ -365,14 +362,23 @@ fn routed_text(messages: &[Message<'_>], out: &mut String) {
     }
 }
 
-/// FNV-1a over everything up to and including the first user message: the part of a conversation that every
-/// later turn repeats.
+/// A digest of everything up to and including the first user message: the part of a conversation that every
+/// later turn repeats, and that an engine's cache holds. The same in every process, so that replicas agree.
+///
+/// Eight bytes a step, each multiplied and folded as `FxHash` does it: 4 KB of text take under a microsecond.
+/// Whoever finds two conversations with one digest has them sent to the same endpoint.
 fn conversation_digest(messages: &[Message<'_>]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut mix = |word: u64| hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     let mut feed = |bytes: &[u8]| {
-        for byte in bytes.iter().chain(&[0xff]) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            mix(u64::from_le_bytes(*word));
         }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        mix(u64::from_le_bytes(last));
+        mix(bytes.len() as u64);
     };
     for message in messages {
         feed(message.role.as_bytes());
