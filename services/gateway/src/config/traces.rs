@@ -27,7 +27,7 @@ pub struct TracesConfig {
     pub sample_errors: bool,
     /// Which version of the conventions for generative AI names the attributes; they are not stable yet.
     pub semconv: SemConv,
-    /// Whether prompts and answers go into traces. They may hold anything that people write.
+    /// Whether prompts and answers are part of traces. Must be false: that is not built yet.
     pub capture_content: bool,
     /// What this gateway is called in traces: the resource's `service.name`.
     pub service_name: String,
@@ -98,8 +98,8 @@ impl TracesConfig {
         if self.service_name.is_empty() {
             wrong("service_name", "must not be empty");
         }
-        if self.capture_content && self.semconv == SemConv::V1_36 {
-            wrong("capture_content", "needs semconv: latest; v1.36 has no place for content in spans");
+        if self.capture_content {
+            wrong("capture_content", "must be false: traces cannot hold prompts and answers yet");
         }
         if !(1..=1_000_000).contains(&self.queue_requests) {
             wrong("queue_requests", "must lie in 1..=1000000");
