@@ -63,6 +63,8 @@ pub(crate) struct Live {
     received: u64,
     /// Is told how the body ends.
     ticket: Option<Ticket>,
+    /// Whether all that had arrived was taken when it was last looked at.
+    drained: bool,
     /// Since when the next piece is waited for. A client that takes its time is not the upstream's fault.
     waiting: Option<Instant>,
 }
@@ -101,14 +103,17 @@ impl Live {
         sizes: Sizes,
         ticket: Option<Ticket>,
     ) -> Self {
-        Self { exchange, filter, idle, end, sizes, received: 0, ticket, waiting: None }
+        Self { exchange, filter, idle, end, sizes, received: 0, ticket, drained: false, waiting: None }
     }
 
     /// Takes what has arrived; `Some` when the body has stopped.
     fn gather(&mut self, out: &mut Output) -> Option<Stop> {
         while out.len() < JOINED {
             match self.exchange.poll_now() {
-                Poll::Pending => return None,
+                Poll::Pending => {
+                    self.drained = true;
+                    return None;
+                }
                 Poll::Ready(piece) => {
                     if let Some(stop) = self.take(piece, out) {
                         return Some(stop);
@@ -139,21 +144,31 @@ impl Live {
 
     /// Ready with something to pass on, or with the body's stop.
     fn poll(&mut self, out: &mut Output, cx: &mut Context<'_>) -> Poll<Option<Stop>> {
-        loop {
-            let stop = self.gather(out);
-            if stop.is_some() || out.len() > 0 {
-                return Poll::Ready(stop);
+        while !self.exchange.is_quiet(cx) {
+            // After a piece was passed on, the task comes at once to ask for the next one, in vain mostly.
+            if !std::mem::take(&mut self.drained) {
+                let stop = self.gather(out);
+                if stop.is_some() || out.len() > 0 {
+                    return Poll::Ready(stop);
+                }
             }
-            let Poll::Ready(piece) = self.exchange.poll(cx) else {
-                let idle = *self.waiting.get_or_insert_with(Instant::now) + self.idle;
-                ready!(self.exchange.poll_deadline(idle.min(self.end), cx));
-                let phase = if self.end <= idle { Phase::Total } else { Phase::Idle };
-                return Poll::Ready(Some(Stop::Late(phase)));
-            };
-            if let Some(stop) = self.take(piece, out) {
-                return Poll::Ready(Some(stop));
+            match self.exchange.poll(cx) {
+                Poll::Ready(piece) => {
+                    let stop = self.take(piece, out).or_else(|| self.gather(out));
+                    if stop.is_some() || out.len() > 0 {
+                        return Poll::Ready(stop);
+                    }
+                }
+                Poll::Pending => {
+                    self.drained = false;
+                    break;
+                }
             }
         }
+        let idle = *self.waiting.get_or_insert_with(Instant::now) + self.idle;
+        ready!(self.exchange.poll_deadline(idle.min(self.end), cx));
+        let phase = if self.end <= idle { Phase::Total } else { Phase::Idle };
+        Poll::Ready(Some(Stop::Late(phase)))
     }
 
     /// Completes the output after a stop. `Err` when the client has to be told by a broken connection.

@@ -19,11 +19,28 @@ pub struct DecisionId(pub u64);
 
 impl std::fmt::Display for DecisionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "d-{:016x}", self.0)
+        f.write_str(&self.text())
     }
 }
 
 impl DecisionId {
+    /// The form that [`std::fmt::Display`] writes.
+    pub fn text(self) -> String {
+        self.named("d-")
+    }
+
+    /// Its 16 hexadecimal digits after a prefix. Every answer has two such names, which is why they are not
+    /// left to the formatter.
+    pub(crate) fn named(self, prefix: &str) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = String::with_capacity(prefix.len() + 16);
+        text.push_str(prefix);
+        for shift in (0..16).rev() {
+            text.push(char::from(DIGITS[(self.0 >> (4 * shift)) as usize & 15]));
+        }
+        text
+    }
+
     /// Reads the form that [`std::fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix("d-").filter(|h| h.len() == 16)?;

@@ -94,6 +94,8 @@ pub(crate) struct Context {
     request_id: HeaderValue,
     /// The request's headers.
     headers: HeaderMap,
+    /// Whether any of them is ours. Most requests have none, and nothing is looked up for them.
+    ours: bool,
     /// When it is of no more use to the client.
     deadline: Option<Instant>,
     /// Its place in its trace, if it is in one.
@@ -309,11 +311,13 @@ impl Context {
             let bytes = v.as_bytes();
             !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
         });
-        let request_id = given.cloned().unwrap_or_else(|| respond::value(format!("req-{:016x}", id.0)));
-        let timeout = headers.get("x-guildhall-timeout-ms").and_then(|v| v.to_str().ok()?.parse().ok());
+        let request_id = given.cloned().unwrap_or_else(|| respond::value(id.named("req-")));
+        let ours = headers.keys().any(|name| name.as_str().starts_with("x-guildhall-"));
+        let timeout = if ours { headers.get("x-guildhall-timeout-ms") } else { None };
+        let timeout = timeout.and_then(|v| v.to_str().ok()?.parse().ok());
         let deadline =
             timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
-        Self { arrival, arrival_ms: now_ms(), id, request_id, headers, deadline, span }
+        Self { arrival, arrival_ms: now_ms(), id, request_id, headers, ours, deadline, span }
     }
 
     /// Notes a phase that began at `start` and ends now, where the request is traced.
@@ -326,6 +330,9 @@ impl Context {
 
     /// A request header of ours, when it is readable text.
     fn header(&self, name: &'static str) -> Option<&str> {
+        if !self.ours {
+            return None;
+        }
         self.headers.get(name)?.to_str().ok()
     }
 }

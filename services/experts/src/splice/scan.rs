@@ -64,15 +64,27 @@ pub(super) struct Scanner {
     in_usage: bool,
 }
 
-/// Bytes that mean something outside of strings.
-const SIGNIFICANT: [bool; 256] = {
-    let mut table = [false; 256];
-    let marks = b"\"{}[]:,";
-    let mut at = 0;
-    while at < marks.len() {
-        table[marks[at] as usize] = true;
-        at += 1;
-    }
+/// What a byte means outside of strings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Nothing: white space, numbers, words.
+    Other,
+    Quote,
+    Open,
+    Close,
+    Colon,
+    Comma,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut table = [Class::Other; 256];
+    table[b'"' as usize] = Class::Quote;
+    table[b'{' as usize] = Class::Open;
+    table[b'[' as usize] = Class::Open;
+    table[b'}' as usize] = Class::Close;
+    table[b']' as usize] = Class::Close;
+    table[b':' as usize] = Class::Colon;
+    table[b',' as usize] = Class::Comma;
     table
 };
 
@@ -115,21 +127,11 @@ impl Scanner {
         None
     }
 
+    /// Reads on in a string.
     fn text(&mut self, piece: &[u8], at: &mut usize) -> Option<Mark> {
         let rest = &piece[*at..];
-        let found = memchr2(b'"', b'\\', rest);
-        let end = found.unwrap_or(rest.len());
-        if self.length != NO_WORD {
-            let length = usize::from(self.length);
-            match self.word.get_mut(length..length + end) {
-                Some(room) => {
-                    room.copy_from_slice(&rest[..end]);
-                    self.length += end as u8;
-                }
-                None => self.length = NO_WORD,
-            }
-        }
-        let Some(end) = found else {
+        let Some(end) = memchr2(b'"', b'\\', rest) else {
+            self.keep(rest);
             *at = piece.len();
             return None;
         };
@@ -143,12 +145,34 @@ impl Scanner {
         if std::mem::take(&mut self.in_model) {
             return Some(Mark::ModelClose(*at));
         }
-        self.closed = self.key();
+        self.closed = match self.length {
+            NO_WORD => Key::None,
+            // Whole in this piece, as nearly all are.
+            0 => self.key(&rest[..end]),
+            _ => {
+                self.keep(&rest[..end]);
+                self.key(self.word.get(..usize::from(self.length)).unwrap_or_default())
+            }
+        };
         None
     }
 
-    fn key(&self) -> Key {
-        let word = self.word.get(..usize::from(self.length)).unwrap_or_default();
+    /// Keeps a part of a string that may be a key.
+    fn keep(&mut self, part: &[u8]) {
+        if self.length == NO_WORD {
+            return;
+        }
+        let length = usize::from(self.length);
+        match self.word.get_mut(length..length + part.len()) {
+            Some(room) => {
+                room.copy_from_slice(part);
+                self.length += part.len() as u8;
+            }
+            None => self.length = NO_WORD,
+        }
+    }
+
+    fn key(&self, word: &[u8]) -> Key {
         match (self.depth, word) {
             (1, b"model") => Key::Model,
             (1, b"usage") => Key::Usage,
@@ -158,33 +182,43 @@ impl Scanner {
         }
     }
 
+    /// Reads on between strings, up to the next one or a mark.
     fn free(&mut self, piece: &[u8], at: &mut usize) -> Option<Mark> {
-        if self.expected != Key::None {
-            let skipped = piece[*at..].iter().position(|b| !b.is_ascii_whitespace());
-            let Some(skipped) = skipped else {
-                *at = piece.len();
+        while let Some(&byte) = piece.get(*at) {
+            if self.expected != Key::None {
+                if byte.is_ascii_whitespace() {
+                    *at += 1;
+                    continue;
+                }
+                let found = self.value(byte, *at);
+                *at += 1;
+                let stepped = self.step(CLASSES[usize::from(byte)], *at);
+                if found.is_some() || stepped.is_some() {
+                    return found.or(stepped);
+                }
+            } else {
+                *at += 1;
+                let class = CLASSES[usize::from(byte)];
+                if class == Class::Other {
+                    continue;
+                }
+                let stepped = self.step(class, *at);
+                if stepped.is_some() {
+                    return stepped;
+                }
+            }
+            if self.lex != Lex::Free {
                 return None;
-            };
-            *at += skipped;
-            return self.value(piece[*at], at);
+            }
         }
-        let skipped = piece[*at..].iter().position(|b| SIGNIFICANT[usize::from(*b)]);
-        let Some(skipped) = skipped else {
-            *at = piece.len();
-            return None;
-        };
-        *at += skipped;
-        let byte = piece[*at];
-        *at += 1;
-        self.step(byte, *at)
+        None
     }
 
-    /// The first byte of an expected value. It is consumed like any other, but for `choices`, whose first
+    /// The first byte of an expected value. It means what it means anywhere, but for `choices`, whose first
     /// element is looked at before.
-    fn value(&mut self, byte: u8, at: &mut usize) -> Option<Mark> {
+    fn value(&mut self, byte: u8, start: usize) -> Option<Mark> {
         let key = std::mem::replace(&mut self.expected, Key::None);
-        let start = *at;
-        let found = match (key, byte) {
+        match (key, byte) {
             (Key::Choices, b'[') => {
                 self.expected = Key::FirstChoice;
                 None
@@ -201,29 +235,28 @@ impl Scanner {
             }
             (Key::Finish, b'"') => Some(Mark::Finish),
             _ => None,
-        };
-        *at += 1;
-        let stepped = if SIGNIFICANT[usize::from(byte)] { self.step(byte, *at) } else { None };
-        found.or(stepped)
+        }
     }
 
-    fn step(&mut self, byte: u8, next: usize) -> Option<Mark> {
+    fn step(&mut self, class: Class, next: usize) -> Option<Mark> {
         let closed = std::mem::replace(&mut self.closed, Key::None);
-        match byte {
-            b'"' => {
+        match class {
+            Class::Quote => {
                 self.lex = Lex::Text;
                 self.length = if matches!(self.depth, 1 | CHOICE_DEPTH) { 0 } else { NO_WORD };
             }
-            b':' => self.expected = closed,
-            b'{' | b'[' => self.depth = self.depth.saturating_add(1),
-            b'}' | b']' => {
+            Class::Colon => self.expected = closed,
+            Class::Open => self.depth = self.depth.saturating_add(1),
+            Class::Close => {
                 self.depth = self.depth.saturating_sub(1);
                 if self.in_usage && self.depth <= 1 {
                     self.in_usage = false;
                     return Some(Mark::UsageClose(next));
                 }
             }
-            _ => {}
+            Class::Comma => {}
+            // The beginning of a number or a word whose key was of interest.
+            Class::Other => self.closed = closed,
         }
         None
     }

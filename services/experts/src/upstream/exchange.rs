@@ -2,11 +2,12 @@ use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::{Request, Response, response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -22,14 +23,38 @@ use crate::error::{CallError, CallErrorKind as Kind, Phase};
 ///
 /// Driving it hands things to futures of the same task, and the parts of hyper between them would wake that
 /// task for each: a turn through the scheduler, often on another thread. So it is first driven for nobody,
-/// and again for the task only where that brought nothing, which is when the task will wait.
+/// and again for the task only where that brought nothing, which is when the task will wait. And a task that
+/// is polled for another reason, such as its client's socket, leaves the connection alone.
 pub(super) struct Http1 {
     connection: http1::Connection<Io, Payload>,
     sender: http1::SendRequest<Payload>,
+    bell: Arc<Bell>,
+    /// The bell, as the connection sees it.
+    waker: Waker,
+    /// Whether whatever happens to the connection rings the bell: it was last driven for that.
+    armed: bool,
     closed: bool,
     idle_since: Instant,
     /// Kept with the connection: setting a timer that is already set to a later time is one store.
     watch: Watch,
+}
+
+/// Tells a task that something has happened to its connection, and the connection's driver that it was this.
+#[derive(Default)]
+struct Bell {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
 }
 
 /// A request without an answer.
@@ -48,9 +73,13 @@ impl Http1 {
         connection: http1::Connection<Io, Payload>,
     ) -> Self {
         let now = Instant::now();
+        let bell = Arc::<Bell>::default();
         Self {
             connection,
             sender,
+            waker: Waker::from(bell.clone()),
+            bell,
+            armed: false,
             closed: false,
             idle_since: now,
             watch: Watch::new(now + Duration::from_mins(1)),
@@ -63,14 +92,33 @@ impl Http1 {
 
     /// Whether the peer has not closed the idle connection.
     pub(super) fn is_usable(&mut self) -> bool {
-        self.drive(&mut nobody());
+        self.drive();
         !self.closed && self.sender.is_ready()
     }
 
-    fn drive(&mut self, cx: &mut Context<'_>) {
+    /// Does what can be done now. Nobody is told when there is more to do.
+    fn drive(&mut self) {
+        self.armed = false;
         if !self.closed {
-            self.closed = Pin::new(&mut self.connection).poll(cx).is_ready();
+            self.closed = Pin::new(&mut self.connection).poll(&mut nobody()).is_ready();
         }
+    }
+
+    /// Does what can be done now; the task that [`Http1::is_quiet`] was asked for is woken for the rest.
+    fn drive_on(&mut self) {
+        self.armed = true;
+        self.bell.rung.store(false, Ordering::Release);
+        if !self.closed {
+            self.closed =
+                Pin::new(&mut self.connection).poll(&mut Context::from_waker(&self.waker)).is_ready();
+        }
+    }
+
+    /// Whether nothing has happened since the connection was last driven on. The task is woken for what
+    /// happens from now on.
+    fn is_quiet(&self, cx: &Context<'_>) -> bool {
+        self.bell.task.register(cx.waker());
+        self.armed && !self.bell.rung.load(Ordering::Acquire)
     }
 
     pub(super) async fn send(
@@ -82,21 +130,26 @@ impl Http1 {
         let mut answer = pin!(self.sender.try_send_request(request));
         let mut sent = false;
         let result = poll_fn(|cx| {
+            if self.is_quiet(cx) {
+                return overdue(&mut self.watch, times, cx).map(Err);
+            }
             // Only driving the connection can bring the answer, so nobody has to be woken for it.
             if std::mem::replace(&mut sent, true) {
-                self.drive(&mut nobody());
+                self.drive();
                 if let Poll::Ready(answer) = answer.as_mut().poll(&mut nobody()) {
                     return Poll::Ready(Ok(answer));
                 }
             }
-            self.drive(cx);
+            self.drive_on();
             match answer.as_mut().poll(&mut nobody()) {
                 Poll::Ready(answer) => Poll::Ready(Ok(answer)),
                 Poll::Pending => overdue(&mut self.watch, times, cx).map(Err),
             }
         })
         .await;
-        settle(result, lease, |lease, incoming| Exchange { incoming, link: Link::Http1(self), lease })
+        // The body may be there already.
+        self.armed = false;
+        settle(result, lease, |lease, incoming| Exchange::new(incoming, Link::Http1(self), lease))
     }
 }
 
@@ -144,10 +197,8 @@ impl Http2 {
             Poll::Pending => overdue(&mut watch, times, cx).map(Err),
         })
         .await;
-        settle(result, lease, |lease, incoming| Exchange {
-            incoming,
-            link: Link::Http2 { watch, _stream: stream },
-            lease,
+        settle(result, lease, |lease, incoming| {
+            Exchange::new(incoming, Link::Http2 { watch, _stream: stream }, lease)
         })
     }
 }
@@ -181,6 +232,8 @@ pub(crate) struct Exchange {
     incoming: Incoming,
     link: Link,
     lease: Lease,
+    /// Whether the body was asked for yet, which is what makes an HTTP/1 connection read it.
+    asked: bool,
 }
 
 enum Link {
@@ -197,6 +250,10 @@ enum Link {
 type Piece = Option<Result<Bytes, hyper::Error>>;
 
 impl Exchange {
+    fn new(incoming: Incoming, link: Link, lease: Lease) -> Self {
+        Self { incoming, link, lease, asked: false }
+    }
+
     /// The body's length, where the head tells it.
     pub(crate) fn length(&self) -> Option<u64> {
         self.incoming.size_hint().exact()
@@ -204,17 +261,26 @@ impl Exchange {
 
     /// What has arrived already. Nobody is woken when more does: end with [`Exchange::poll`].
     pub(crate) fn poll_now(&mut self) -> Poll<Piece> {
-        let mut piece = self.step(&mut nobody());
-        if piece.is_pending() {
-            // The first time, reading the body is what makes the connection read on.
-            piece = self.step(&mut nobody());
-        }
-        piece
+        let asked = std::mem::replace(&mut self.asked, true);
+        let piece = self.step(None);
+        if piece.is_pending() && !asked { self.step(None) } else { piece }
     }
 
     /// The next piece, or `Pending` and the task is woken when there is one.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
-        self.step(cx)
+        if self.is_quiet(cx) {
+            return Poll::Pending;
+        }
+        self.step(Some(cx))
+    }
+
+    /// Whether nothing can have arrived since [`Exchange::poll`] was last `Pending`. The task is woken when
+    /// something does.
+    pub(crate) fn is_quiet(&self, cx: &Context<'_>) -> bool {
+        match &self.link {
+            Link::Http1(connection) => connection.is_quiet(cx),
+            Link::Http2 { .. } | Link::Done => false,
+        }
     }
 
     /// Ready when `deadline` has passed; otherwise the task is woken then.
@@ -226,14 +292,25 @@ impl Exchange {
         }
     }
 
-    fn step(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+    /// The next piece. With a task, it is woken when there is one later.
+    fn step(&mut self, mut cx: Option<&mut Context<'_>>) -> Poll<Piece> {
         let frame = loop {
             let frame = match &mut self.link {
                 Link::Http1(connection) => {
-                    connection.drive(cx);
+                    if cx.is_some() {
+                        connection.drive_on();
+                    } else {
+                        connection.drive();
+                    }
                     ready!(Pin::new(&mut self.incoming).poll_frame(&mut nobody()))
                 }
-                Link::Http2 { .. } => ready!(Pin::new(&mut self.incoming).poll_frame(cx)),
+                Link::Http2 { .. } => {
+                    let incoming = Pin::new(&mut self.incoming);
+                    match &mut cx {
+                        Some(cx) => ready!(incoming.poll_frame(cx)),
+                        None => ready!(incoming.poll_frame(&mut nobody())),
+                    }
+                }
                 Link::Done => None,
             };
             match frame.map(|f| f.map(hyper::body::Frame::into_data)) {
@@ -244,6 +321,10 @@ impl Exchange {
                 None => break None,
             }
         };
+        if let Link::Http1(connection) = &mut self.link {
+            // What comes next may be there already.
+            connection.armed = false;
+        }
         match frame {
             Some(Err(_)) => self.link = Link::Done,
             _ if frame.is_none() || self.incoming.is_end_stream() => self.finish(),

@@ -19,6 +19,8 @@ const MAX_STREAMS: usize = 100;
 /// A connection that lay idle for longer than this and breaks before the first byte of an answer was most
 /// likely closed by the peer before it saw the request.
 const STALE: Duration = Duration::from_secs(1);
+/// How many headers hyper takes when it is told nothing.
+const HYPER_MAX_HEADERS: usize = 100;
 /// The shortest and the longest time for which a peer that refuses connections is left alone.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
@@ -126,7 +128,8 @@ impl Peer {
         let mut lease = Lease(self.clone());
         let (mut reused, mut connection) = match self.checkout() {
             Some(connection) => (true, connection),
-            None => (false, self.open(times).await?),
+            // Boxed, because it is rare and large, and would make every request's future larger.
+            None => (false, Box::pin(self.open(times)).await?),
         };
         loop {
             let stale = reused && connection.idle_time() >= STALE;
@@ -144,7 +147,7 @@ impl Peer {
                 return Err(error.at(&self.name));
             }
             tracing::debug!(peer.name = %self.name, "an idle connection was closed by the peer, opening another");
-            connection = self.open(times).await?;
+            connection = Box::pin(self.open(times)).await?;
             reused = false;
             lease = again;
         }
@@ -188,11 +191,13 @@ impl Peer {
             lock(&self.streams).push(stream.clone());
             Ok(Connection::Shared(stream))
         } else {
-            let (sender, connection) = http1::Builder::new()
-                .max_headers(self.shared.max_headers)
-                .max_header_size(self.shared.max_head_bytes as usize)
-                .handshake(io)
-                .await?;
+            let mut builder = http1::Builder::new();
+            builder.max_header_size(self.shared.max_head_bytes as usize);
+            if self.shared.max_headers != HYPER_MAX_HEADERS {
+                // Any limit that is set, even this one, costs two allocations with every answer.
+                builder.max_headers(self.shared.max_headers);
+            }
+            let (sender, connection) = builder.handshake(io).await?;
             Ok(Connection::One(Box::new(Http1::new(sender, connection))))
         }
     }

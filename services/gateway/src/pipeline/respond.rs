@@ -148,7 +148,9 @@ pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Tr
     // One growth instead of three.
     headers.reserve(16);
     headers.insert(REQUEST_ID, context.request_id.clone());
-    headers.insert(DECISION, value(decision.id.to_string()));
+    if let Ok(id) = HeaderValue::from_str(&decision.id.text()) {
+        headers.insert(DECISION, id);
+    }
     if let Some(route) = &trace.route {
         headers.insert(ROUTE, route.header.clone());
         headers.insert(POLICY, route.policy_header.clone());
@@ -183,7 +185,9 @@ pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Tr
         text.push_str(part);
         push_millis(&mut text, micros);
     }
-    headers.insert(TIMING, value(text));
+    if let Ok(timing) = HeaderValue::from_str(&text) {
+        headers.insert(TIMING, timing);
+    }
     let quotas = [(&trace.headroom.requests, LIMITS_REQUESTS), (&trace.headroom.tokens, LIMITS_TOKENS)];
     for (quota, [limit, remaining, reset]) in quotas {
         if let Some(quota) = quota {
@@ -221,9 +225,31 @@ fn put_debug_headers(headers: &mut HeaderMap, decision: &Decision) {
     headers.insert(ROUTER, value(router));
 }
 
-/// Appends microseconds as milliseconds with three places, without floating point.
+/// Appends microseconds as milliseconds with three places. Every answer has four of them: the standard
+/// formatter would take as long as the rest of its headers.
 fn push_millis(text: &mut String, micros: u64) {
-    use std::fmt::Write;
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{}.{:03}", micros / 1000, micros % 1000);
+    text.push_str(itoa::Buffer::new().format(micros / 1000));
+    text.push('.');
+    let rest = micros % 1000;
+    for digit in [rest / 100, rest / 10 % 10, rest % 10] {
+        text.push(char::from(b'0' + digit as u8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_have_three_places() {
+        let text = |micros| {
+            let mut text = String::new();
+            push_millis(&mut text, micros);
+            text
+        };
+        assert_eq!(text(0), "0.000");
+        assert_eq!(text(7), "0.007");
+        assert_eq!(text(12_345), "12.345");
+        assert_eq!(text(60_000_980), "60000.980");
+    }
 }

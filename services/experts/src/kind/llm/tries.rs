@@ -103,25 +103,28 @@ impl Llm {
         lock(&self.allowance).request();
         let hedge_after = self.hedging.as_ref().and_then(|hedging| lock(hedging).request());
         let mut tries = Tries::default();
-        let mut last: Option<Outcome> = None;
+        // Boxed: few requests have one, and all of them would carry the room for it.
+        let mut last: Option<Box<Outcome>> = None;
         let mut now = ask.start;
         let mut backoff = Duration::ZERO;
         let mut waited = false;
         loop {
             if now >= ask.end {
                 let late = CallError::new(Kind::Timeout(Phase::Total));
-                return give_up(last, tries, late);
+                return give_up(last.map(|last| *last), tries, late);
             }
             let (site, ticket) = match self.pick(ask, &tries, None, &mut rng, now) {
                 Pick::Site(site, ticket) => (site, ticket),
-                Pick::Nobody => return give_up(last, tries, CallError::new(Kind::Unhealthy)),
+                Pick::Nobody => {
+                    return give_up(last.map(|last| *last), tries, CallError::new(Kind::Unhealthy));
+                }
                 Pick::Rests { until_ms } => {
                     let wait = self.client.board().at(until_ms).saturating_duration_since(now);
                     let busy = CallError::new(Kind::Busy).after(wait);
                     // Those who wait for the same moment do not all come in it.
                     let until = now + wait + self.retries.backoff.delay(0, &mut rng);
                     if waited || wait > self.retries.backoff.longest() || until >= ask.end {
-                        return give_up(last, tries, busy);
+                        return give_up(last.map(|last| *last), tries, busy);
                     }
                     sleep_until(until).await;
                     backoff += until - now;
@@ -132,7 +135,7 @@ impl Llm {
             };
             if let Some(failed) = last.take() {
                 self.counters.retries.fetch_add(1, Ordering::Relaxed);
-                release(failed);
+                release(*failed);
             }
             let next = Next { site, ticket, begun: now, hedge: false, backoff };
             let outcome = match hedge_after {
@@ -170,7 +173,7 @@ impl Llm {
                     backoff = wait;
                     waited = false;
                     now = Instant::now();
-                    last = Some(outcome);
+                    last = Some(Box::new(outcome));
                 }
             }
         }
