@@ -177,6 +177,7 @@ impl Pipeline {
         let request = decode::decode(front.operation(), translated.body, self.limits.max_json_depth)?;
         context.mark(trace, "decode", began);
         trace.stream = request.stream;
+        trace.content = self.recorder(front, &request, context);
         let target = Self::resolve(&view, &request, context, trace)?;
         trace.deadline = target.deadline(context);
         self.reserve(&view, Some(&target), request.estimate(), trace, &mut hold).await?;

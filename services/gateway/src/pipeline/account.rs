@@ -160,7 +160,12 @@ impl Body for Accounted {
                 this.end(if cut { End::Cut } else { End::Complete });
             }
             Poll::Ready(Some(Err(_))) => this.end(End::Cut),
-            Poll::Ready(Some(Ok(_))) => this.pass(),
+            Poll::Ready(Some(Ok(frame))) => {
+                this.pass();
+                if let (Some(traced), Some(piece)) = (&mut this.traced, frame.data_ref()) {
+                    traced.read(piece);
+                }
+            }
             Poll::Pending => {}
         }
         polled

@@ -89,7 +89,11 @@ impl Pipeline {
                 trace.waited += waited.elapsed();
                 let chat =
                     chat.map_err(|error| ApiError::new(ErrorKind::UpstreamFailed, error.to_string()))?;
-                body = Source::Whole(dialect.answer(&chat.to_bytes(), context)?, reply.usage());
+                let chat = chat.to_bytes();
+                if let Some(content) = &mut trace.content {
+                    content.read_whole(&chat);
+                }
+                body = Source::Whole(dialect.answer(&chat, context)?, reply.usage());
             }
             (source, _) => body = source,
         }

@@ -17,6 +17,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::metrics::{OfCategory, Reasoned, Text};
 use crate::problem::nearest;
 use crate::session::SessionKey;
+use crate::telemetry::content::Recorder;
 use crate::telemetry::spans::PhaseSpan;
 
 /// What a request's `model` stands for.
@@ -34,6 +35,8 @@ pub(super) struct Trace {
     pub(super) stream: bool,
     /// The phases so far, where the request is traced.
     pub(super) marks: Vec<PhaseSpan>,
+    /// Takes down prompt and answer, where that is wanted.
+    pub(super) content: Option<Box<Recorder>>,
     /// Fields of the request that another protocol's words could not carry over.
     pub(super) lossy: Vec<String>,
     pub(super) caller: Option<Arc<Key>>,
