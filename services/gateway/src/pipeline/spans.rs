@@ -10,6 +10,7 @@ use super::front::Front;
 use super::route::Trace;
 use super::{Context, Pipeline};
 use crate::decision::{Attempt, Decision, End, Outcome};
+use crate::metrics::timing::Seen;
 use crate::telemetry::content::Recorder;
 use crate::telemetry::spans::{AnswerFacts, AttemptSpan, GenAiOperation, PhaseSpan, RequestSpans};
 use crate::telemetry::trace::{TraceContext, Tracer};
@@ -47,6 +48,12 @@ impl Traced {
             phases,
             content: trace.content.take(),
         }))
+    }
+
+    /// Where a request is to be found that was measured so long after its arrival; `None` when it is not sampled.
+    pub(super) fn seen(&self, decision: &Decision, after: Duration) -> Option<Seen> {
+        let at_ms = decision.time_ms.saturating_add(after.as_millis() as u64);
+        self.context.is_sampled().then(|| Seen { trace_id: self.context.trace_id(), at_ms })
     }
 
     /// Takes down a piece of the answer, where that is wanted.
