@@ -5,7 +5,7 @@ mod promql;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use e2e::{Client, Gateway};
+use e2e::{Answer, Client, Gateway};
 use mock_expert::{Mock, Settings, Step};
 use serde_json::{Value, json};
 
@@ -153,7 +153,7 @@ async fn dashboard_rules_and_documentation_name_what_there_is() {
     // What is counted by tasks and watches comes a moment later.
     let mut wrong = Vec::new();
     for _ in 0..500 {
-        let metrics = Client::default().get(&format!("{}/metrics", gateway.admin)).await.unwrap().text();
+        let metrics = metrics(&gateway, OPEN_METRICS).await.text();
         let exposition = Exposition::parse(&metrics);
         wrong = places.iter().flat_map(|place| wrong_at(place, &exposition, &recorded)).collect();
         wrong.extend(undocumented(&exposition));
@@ -163,6 +163,81 @@ async fn dashboard_rules_and_documentation_name_what_there_is() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("{}", wrong.join("\n"));
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3";
+
+async fn metrics(gateway: &Gateway, accept: &str) -> Answer {
+    let url = format!("{}/metrics", gateway.admin);
+    Client::default().send("GET", &url, &[("accept", accept)], "").await.unwrap()
+}
+
+/// The lines of the buckets of one of the two histograms that show traces.
+fn buckets<'m>(metrics: &'m str, name: &str) -> Vec<&'m str> {
+    let name = format!("guildhall_{name}_seconds_bucket{{");
+    metrics.lines().filter(|line| line.starts_with(&name)).collect()
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_form_that_is_asked_for_and_name_sampled_requests_only() {
+    let mock = Mock::start(Settings { tokens: Some(8), ..Settings::default() }).await.unwrap();
+    let config = format!(
+        "telemetry: {{traces: {{endpoint: 'http://127.0.0.1:1/v1/traces', sample_ratio: 0.0, sample_errors: true}}}}
+experts:
+  - {{id: coder, backend: {{kind: llm, endpoints: [{{url: '{}'}}]}}}}
+routes:
+  - {{id: auto, policy: {{kind: static, order: [{{expert: coder}}]}}}}
+",
+        mock.url()
+    );
+    let gateway = Gateway::start(&config).unwrap();
+    let ask = async |trace: &str, sampled: &str, stream: bool| {
+        let parent = format!("00-{trace}-b7ad6b7169203331-{sampled}");
+        let headers = [("traceparent", parent.as_str()), ("content-type", "application/json")];
+        let body =
+            json!({"model": "auto", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]});
+        let url = gateway.v1("chat/completions");
+        let answer = Client::default().send("POST", &url, &headers, body.to_string()).await.unwrap();
+        assert_eq!(answer.status, 200);
+    };
+    let (seen, unseen) = ("0af7651916cd43dd8448eb211c80319c", "11111111111111111111111111111111");
+    for stream in [false, true] {
+        ask(unseen, "00", stream).await;
+    }
+    for name in ["request_duration", "time_to_first_token"] {
+        let text = metrics(&gateway, OPEN_METRICS).await.text();
+        let buckets = buckets(&text, name);
+        assert!(!buckets.is_empty(), "{text}");
+        assert!(buckets.iter().all(|line| !line.contains('#')), "{buckets:?}");
+    }
+    ask(seen, "01", true).await;
+
+    let open = metrics(&gateway, OPEN_METRICS).await;
+    assert_eq!(open.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = open.text();
+    assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
+    assert!(text.contains("# TYPE guildhall_requests counter\n"), "{text}");
+    for name in ["request_duration", "time_to_first_token"] {
+        let with: Vec<&str> = buckets(&text, name).into_iter().filter(|line| line.contains(" # ")).collect();
+        let [exemplar] = with[..] else { panic!("{with:?}") };
+        assert!(exemplar.contains(&format!(" # {{trace_id=\"{seen}\"}} ")), "{exemplar}");
+    }
+
+    // Whoever does not ask for it gets what everything reads; exemplars do not exist there.
+    for accept in
+        ["*/*", "text/plain;version=0.0.4", "application/openmetrics-text;version=1.0.0;q=0.1,text/plain"]
+    {
+        let plain = metrics(&gateway, accept).await;
+        assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+        let plain = plain.text();
+        assert!(!plain.contains(" # {") && !plain.contains("# EOF") && !plain.contains("# UNIT"), "{plain}");
+        assert!(plain.contains("# TYPE guildhall_requests_total counter\n"), "{plain}");
+        let samples = |text: &str| -> BTreeSet<String> {
+            let names = text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("process_"));
+            names.filter_map(|line| line.split([' ', '{']).next()).map(str::to_owned).collect()
+        };
+        assert_eq!(samples(&plain), samples(&text));
+    }
 }
 
 fn wrong_at(place: &Place, exposition: &Exposition, recorded: &Recorded) -> Vec<String> {

@@ -18,6 +18,7 @@ use stores::{Change, EmbeddedStore};
 use utoipa::ToSchema;
 
 use crate::config::RouteSpec;
+use crate::metrics::series::{RouteSeries, Series};
 use crate::problem::Problem;
 
 mod check;
@@ -71,6 +72,8 @@ pub struct Route {
     pub account: Option<Arc<Account>>,
     /// Where its requests wait for a place, if it has a limit.
     pub gate: Option<Gate>,
+    /// Where its requests are counted.
+    pub series: Arc<RouteSeries>,
 }
 
 /// Everything that a request needs to know about experts and routes, at one moment.
@@ -89,6 +92,8 @@ pub struct View {
     pub dearest: Cost,
     /// The router's categories in the order of its probabilities, with the name as an answer header.
     pub categories: Vec<(Category, HeaderValue)>,
+    /// Where requests are counted.
+    pub series: Series,
     /// What it was built from.
     pub desired: Arc<Desired>,
 }
@@ -324,8 +329,10 @@ impl Parts {
             ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
         })?;
         let mut routes = HashMap::with_capacity(desired.routes.len());
-        for (id, entry) in &desired.routes {
-            routes.insert(id.clone(), Arc::new(Route::new(&entry.value, &self.gates)?));
+        for (number, (id, entry)) in desired.routes.iter().enumerate() {
+            let series = RouteSeries::new(number);
+            let route = Route { series: Arc::new(series), ..Route::new(&entry.value, &self.gates)? };
+            routes.insert(id.clone(), Arc::new(route));
         }
         let keys = KeyRing::build(&keys, &teams, &self.gates).map_err(|problems| {
             ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
@@ -347,8 +354,9 @@ impl Parts {
             input: most.input.max(cost.input),
             output: most.output.max(cost.output),
         });
+        let series = Series::new(experts.ids(), self.categories.len());
         let desired = Arc::new(desired);
-        Ok(View { revision, experts, routes, expert_gates, keys, dearest, categories, desired })
+        Ok(View { revision, experts, routes, expert_gates, keys, dearest, categories, series, desired })
     }
 }
 
@@ -376,6 +384,7 @@ impl Route {
             account: Account::new(subject, &spec.limits),
             spec: spec.clone(),
             policy,
+            series: Arc::default(),
         })
     }
 }

@@ -55,7 +55,7 @@ impl Serialize for DecisionId {
 }
 
 /// Which way an answer came about; the value of `x-guildhall-path`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Path {
     /// An expert of the plan answered.
@@ -363,6 +363,9 @@ pub enum End {
 }
 
 impl End {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Complete, Self::Cut, Self::ClientLeft];
+
     /// The word for it in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,8 +1,11 @@
 //! The data plane's metrics. Label sets are closed: routes, experts and our own words, never what a client
 //! sends.
 
+pub(crate) mod exposition;
 pub(crate) mod fleet;
 pub(crate) mod process;
+pub(crate) mod series;
+pub(crate) mod timing;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use routing::ExpertId;
 
 use crate::decision::{End, Path};
+use timing::Timings;
 
 /// An id as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -90,9 +94,9 @@ pub struct OfExpert {
 
 /// How an answer's body ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Ended {
+struct Ended {
     /// `complete`, `cut` or `client_left`.
-    pub end: &'static str,
+    end: &'static str,
 }
 
 /// The category that the router read.
@@ -116,14 +120,17 @@ pub struct Metrics {
     pub requests: Family<Answered, Counter>,
     /// Requests in progress, streams included.
     pub in_flight: Gauge,
-    /// What the gateway adds to a request until the answer's head, the expert's time left out.
+    /// The gateway's own time until the answer's head: without what it waited for the client's body, for a place,
+    /// for the router's reading and for the expert.
     pub overhead: Histogram,
+    /// What requests waited for the router's reading.
+    pub router_wait: Histogram,
     /// From arrival to the answer's head.
     pub time_to_head: Histogram,
     /// From arrival to the answer's last byte, by route.
-    pub duration: Family<OfRoute, Histogram, fn() -> Histogram>,
+    pub duration: Timings,
     /// From arrival to a stream's first byte, by expert.
-    pub first_token: Family<OfExpert, Histogram, fn() -> Histogram>,
+    pub first_token: Timings,
     /// Between two pieces of a stream, by expert.
     pub inter_token: Family<OfExpert, Histogram, fn() -> Histogram>,
     /// What requests waited for a place, where they had to wait.
@@ -140,8 +147,8 @@ pub struct Metrics {
     pub retries: Family<OfExpert, Counter>,
     /// Second tries beside one that had not answered yet, by expert.
     pub hedges: Family<OfExpert, Counter>,
-    /// Bodies by how they ended.
-    pub ends: Family<Ended, Counter>,
+    /// Bodies by how they ended, in the order of [`End`].
+    pub ends: [Counter; 3],
     /// Tokens of prompts, by expert, where the expert says so.
     pub prompt_tokens: Family<OfExpert, Counter>,
     /// Tokens of answers, by expert, where the expert says so.
@@ -166,13 +173,25 @@ const SLOW: [f64; 13] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 impl Metrics {
     /// Makes the metrics and registers them.
     pub fn register(registry: &mut Registry) -> Self {
+        let ends = Family::<Ended, Counter>::default();
         let metrics = Self {
             requests: Family::default(),
             in_flight: Gauge::default(),
             overhead: Histogram::new(FAST),
+            router_wait: Histogram::new(FAST),
             time_to_head: Histogram::new(SLOW),
-            duration: Family::new_with_constructor(|| Histogram::new(SLOW)),
-            first_token: Family::new_with_constructor(|| Histogram::new(SLOW)),
+            duration: Timings::new(
+                "guildhall_request_duration_seconds",
+                "From arrival to the answer's last byte",
+                "route",
+                &SLOW,
+            ),
+            first_token: Timings::new(
+                "guildhall_time_to_first_token_seconds",
+                "From arrival to the first byte of a streamed answer",
+                "expert",
+                &SLOW,
+            ),
             inter_token: Family::new_with_constructor(|| Histogram::new(GAPS)),
             queue: Histogram::new(SLOW),
             refusals: Family::default(),
@@ -181,7 +200,8 @@ impl Metrics {
             failed_attempts: Family::default(),
             retries: Family::default(),
             hedges: Family::default(),
-            ends: Family::default(),
+            // What has not happened yet is 0, not absent: an increase from nothing is seen by nobody.
+            ends: End::ALL.map(|end| ends.get_or_create_owned(&Ended { end: end.as_str() })),
             prompt_tokens: Family::default(),
             completion_tokens: Family::default(),
             cost: Family::default(),
@@ -191,10 +211,6 @@ impl Metrics {
             config_current: Gauge::default(),
         };
         metrics.config_current.set(1);
-        // What has not happened yet is 0, not absent: an increase from nothing is seen by nobody.
-        for end in [End::Complete, End::Cut, End::ClientLeft] {
-            metrics.ends.get_or_create(&Ended { end: end.as_str() }).inc_by(0);
-        }
         for result in ["applied", "refused"] {
             metrics.reloads.get_or_create(&Reloaded { result }).inc_by(0);
         }
@@ -202,18 +218,16 @@ impl Metrics {
         let r = registry.sub_registry_with_prefix("guildhall");
         r.register("requests", "Requests by route, expert, path and status", m.requests);
         r.register("in_flight_requests", "Requests in progress, streams included", m.in_flight);
-        let help = "What the gateway adds until the answer's head, the expert's time left out";
+        let help = "The gateway's own time until the answer's head, without anything that it waits for";
         r.register_with_unit("overhead", help, Unit::Seconds, m.overhead);
+        let help = "What requests waited for the router's reading";
+        r.register_with_unit("router_wait", help, Unit::Seconds, m.router_wait);
         r.register_with_unit(
             "time_to_head",
             "From arrival to the answer's head",
             Unit::Seconds,
             m.time_to_head,
         );
-        let help = "From arrival to the answer's last byte";
-        r.register_with_unit("request_duration", help, Unit::Seconds, m.duration);
-        let help = "From arrival to the first byte of a streamed answer";
-        r.register_with_unit("time_to_first_token", help, Unit::Seconds, m.first_token);
         let help = "Between two pieces of a streamed answer";
         r.register_with_unit("inter_token_latency", help, Unit::Seconds, m.inter_token);
         let help = "What requests waited for a place, where they had to wait";
@@ -228,7 +242,7 @@ impl Metrics {
         r.register("failed_attempts", "Tries that failed before a first byte", m.failed_attempts);
         r.register("retries", "Tries after the first at the same expert", m.retries);
         r.register("hedges", "Second tries beside one that had not answered yet", m.hedges);
-        r.register("answer_ends", "Answers by how their body ended", m.ends);
+        r.register("answer_ends", "Answers by how their body ended", ends);
         r.register("prompt_tokens", "Tokens of prompts as experts count them", m.prompt_tokens);
         r.register("completion_tokens", "Tokens of answers as experts count them", m.completion_tokens);
         r.register("categories", "Prompts by the category that the router read", m.categories);
@@ -250,6 +264,6 @@ impl Metrics {
 
     /// Counts the end of an answer's body.
     pub fn ended(&self, end: End) {
-        self.ends.get_or_create(&Ended { end: end.as_str() }).inc();
+        self.ends[end as usize].inc();
     }
 }

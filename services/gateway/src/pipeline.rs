@@ -42,6 +42,8 @@ use crate::config::DataConfig;
 use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
 use crate::error::ApiError;
 use crate::ids::Ids;
+use crate::metrics::series::ExpertSeries;
+use crate::metrics::timing::Timing;
 use crate::metrics::{Metrics, Refused};
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
@@ -163,11 +165,17 @@ impl Pipeline {
         context.mark(trace, "auth", context.arrival);
         trace.priority = admit::priority(context);
         let mut hold = self.hold()?;
+        let began = Instant::now();
         let body = self.body(context, body).await?;
+        trace.arriving = began.elapsed();
         if let Some(work) = own(&body) {
             let estimate = (body.len() as u64 / decode::BYTES_PER_TOKEN as u64, 0);
             self.reserve(&view, None, estimate, trace, &mut hold).await?;
-            let response = work.await?;
+            // The router's model answers here in the place of an expert, and is waited for like one.
+            let began = Instant::now();
+            let response = work.await;
+            trace.waited += began.elapsed();
+            let response = response?;
             hold.settle(None);
             let mut decision = trace.decision(context);
             decision.status = response.status().as_u16();
@@ -179,6 +187,7 @@ impl Pipeline {
         let request = decode::decode(front.operation(), translated.body, self.limits.max_json_depth)?;
         context.mark(trace, "decode", began);
         trace.stream = request.stream;
+        trace.content = self.recorder(front, &request, context);
         let target = Self::resolve(&view, &request, context, trace)?;
         trace.deadline = target.deadline(context);
         self.reserve(&view, Some(&target), request.estimate(), trace, &mut hold).await?;
@@ -227,9 +236,9 @@ impl Pipeline {
         response: Response<Body>,
     ) -> Response<Body> {
         let elapsed = context.arrival.elapsed();
-        decision.overhead_us = micros(elapsed.saturating_sub(trace.waited + trace.queue));
+        decision.overhead_us = micros(trace.overhead(elapsed));
         let decision = Arc::new(decision);
-        let response = self.record(context, trace, decision.clone(), response);
+        let response = self.record(context, trace, decision.clone(), None, response);
         let outcome = Outcome {
             duration_us: micros(elapsed),
             first_byte_us: None,
@@ -239,28 +248,42 @@ impl Pipeline {
             cost_usd: None,
         };
         let traced = spans::Traced::new(context, trace);
-        self.finish(&decision, outcome, traced);
+        self.finish(&decision, outcome, traced, &self.timing(trace));
         response
     }
 
-    /// Puts our headers on an answer and its decision in the log.
+    /// What takes the durations of requests like this one.
+    fn timing(&self, trace: &route::Trace) -> Timing {
+        let route = trace.route.as_ref().map(|route| &route.spec.id);
+        match trace.series() {
+            Some(series) => self.metrics.duration_of(series, route).clone(),
+            None => self.metrics.duration.of(route),
+        }
+    }
+
+    /// Puts our headers on an answer and its decision in the log. `expert` is who answered, if somebody did.
     fn record(
         &self,
         context: &Context,
         trace: &route::Trace,
         decision: Arc<Decision>,
+        expert: Option<&ExpertSeries>,
         mut response: Response<Body>,
     ) -> Response<Body> {
         respond::put_headers(response.headers_mut(), context, trace, &decision);
         self.metrics.overhead.observe(decision.overhead_us as f64 / 1e6);
         self.metrics.time_to_head.observe(context.arrival.elapsed().as_secs_f64());
-        self.log(decision);
+        self.log(trace, decision, expert);
         response
     }
 
     /// Counts a decision and puts it into the log.
-    fn log(&self, decision: Arc<Decision>) {
-        self.metrics.requests.get_or_create(&respond::labels(&decision)).inc();
+    fn log(&self, trace: &route::Trace, decision: Arc<Decision>, expert: Option<&ExpertSeries>) {
+        if let (Some(expert), Some(route)) = (expert, trace.series()) {
+            self.metrics.answered(expert, route, trace.category, &decision);
+        } else {
+            self.metrics.unanswered(&decision);
+        }
         if matches!(decision.reading, Reading::Failed { .. }) {
             self.metrics.router_failures.inc();
         }
@@ -289,7 +312,7 @@ impl Drop for Underway<'_> {
         let mut decision = trace.decision(context);
         decision.status = CLIENT_LEFT;
         let decision = Arc::new(decision);
-        pipeline.log(decision.clone());
+        pipeline.log(trace, decision.clone(), None);
         let outcome = Outcome {
             duration_us: micros(elapsed),
             first_byte_us: None,
@@ -298,7 +321,8 @@ impl Drop for Underway<'_> {
             completion_tokens: None,
             cost_usd: None,
         };
-        pipeline.finish(&decision, outcome, spans::Traced::new(context, trace));
+        let traced = spans::Traced::new(context, trace);
+        pipeline.finish(&decision, outcome, traced, &pipeline.timing(trace));
     }
 }
 

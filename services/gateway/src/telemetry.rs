@@ -1,5 +1,7 @@
-//! Logs: constant messages, values in fields, to standard error. No prompt is ever logged. And traces.
+//! Logs: constant messages, values in fields, to standard error. No prompt is ever logged. And traces, which
+//! hold prompts and answers only where the operator turned that on.
 
+pub mod content;
 pub mod export;
 mod otlp;
 pub mod spans;

@@ -3,7 +3,8 @@
 //!
 //! Each protocol has the same three parts: `request` turns a request's body into a chat completions body,
 //! `answer` turns a whole answer back, and `Stream` turns a stream of server-sent events back, in pieces of
-//! any size. Everything is a function of its arguments: ids and times are given by the caller.
+//! any size. Everything is a function of its arguments: ids and times are given by the caller. [`sse`] reads
+//! such streams, also for others.
 //!
 //! What happens to fields:
 //! - A field with a counterpart is carried over. Values that need no change keep their bytes.
@@ -21,7 +22,7 @@ mod lossy;
 pub mod messages;
 mod request;
 pub mod responses;
-mod sse;
+pub mod sse;
 mod stream;
 
 pub use error::{BadAnswer, BadRequest};

@@ -4,7 +4,7 @@ use memchr::memchr2;
 
 /// What a stream consists of.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Event<'a> {
+pub enum Event<'a> {
     /// An event's data, its lines joined by line feeds.
     Data(&'a [u8]),
     /// A comment, which servers send to keep a connection alive.
@@ -13,8 +13,9 @@ pub(crate) enum Event<'a> {
     TooLong,
 }
 
-/// The state between two pieces of a stream.
-pub(crate) struct Parser {
+/// The state between two pieces of a stream. It keeps no more than the event that has begun and not ended.
+#[derive(Debug)]
+pub struct Parser {
     /// The most bytes of a line and of an event's data.
     limit: usize,
     /// The beginning of a line whose end has not come.
@@ -31,7 +32,8 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    pub(crate) fn new(limit: usize) -> Self {
+    /// A parser that reads lines and events of at most `limit` bytes, and stops at a longer one.
+    pub fn new(limit: usize) -> Self {
         Self {
             limit,
             line: Vec::new(),
@@ -44,7 +46,7 @@ impl Parser {
     }
 
     /// Reads the next piece and gives every event that it completes to `take`.
-    pub(crate) fn push(&mut self, mut piece: &[u8], mut take: impl FnMut(Event<'_>)) {
+    pub fn push(&mut self, mut piece: &[u8], mut take: impl FnMut(Event<'_>)) {
         while !piece.is_empty() && !self.stopped {
             if std::mem::take(&mut self.after_return) && piece[0] == b'\n' {
                 piece = &piece[1..];
@@ -71,7 +73,7 @@ impl Parser {
 
     /// Ends a stream. An event that lacks nothing but the empty line after it is given to `take`; servers
     /// that stop after `data: [DONE]` are not uncommon.
-    pub(crate) fn finish(&mut self, mut take: impl FnMut(Event<'_>)) {
+    pub fn finish(&mut self, mut take: impl FnMut(Event<'_>)) {
         if self.stopped {
             return;
         }

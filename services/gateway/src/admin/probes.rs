@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::metrics::exposition::{Format, exposition};
 
 /// 200 while the process runs.
 pub(super) async fn live() -> &'static str {
@@ -44,10 +45,10 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Json<serde_json::Valu
     }))
 }
 
-/// All metrics in the `OpenMetrics` text format.
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &app.metrics).map_err(ApiError::internal)?;
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+/// All metrics, in the text format that the scraper asks for.
+pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::negotiate(&accepts.collect::<Vec<_>>().join(","));
+    let text = exposition(&app.metrics, &app.pipeline.metrics, format).map_err(ApiError::internal)?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()))], text).into_response())
 }

@@ -147,12 +147,22 @@ fn traces_are_off_by_default_and_their_headers_are_secrets() {
     sample_ratio: 1.5
     capture_content: true
     semconv: v1.36
+    content_limit_bytes: 511
     queue_requests: 0
 ",
     );
-    for key in ["endpoint", "headers.a b", "sample_ratio", "capture_content", "queue_requests"] {
+    for key in [
+        "endpoint",
+        "headers.a b",
+        "sample_ratio",
+        "capture_content",
+        "content_limit_bytes",
+        "queue_requests",
+    ] {
         assert!(text.contains(&format!("telemetry.traces.{key}: ")), "{key} is missing in:\n{text}");
     }
+    let wanted = parse("telemetry: {traces: {capture_content: true}}", &env).unwrap();
+    assert_eq!(wanted.telemetry.traces.unwrap().content_limit_bytes, 16_384);
 }
 
 #[test]

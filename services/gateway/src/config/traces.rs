@@ -27,8 +27,12 @@ pub struct TracesConfig {
     pub sample_errors: bool,
     /// Which version of the conventions for generative AI names the attributes; they are not stable yet.
     pub semconv: SemConv,
-    /// Whether prompts and answers are part of traces. Must be false: that is not built yet.
+    /// Whether the prompts and answers of sampled requests are part of their traces, for everybody to read who
+    /// may read the traces. Needs `semconv: latest`.
     pub capture_content: bool,
+    /// The most bytes of each of a request's three texts: instructions, messages, answer. Longer ones are cut, and
+    /// marked. As many times three may wait in memory as `queue_requests` says.
+    pub content_limit_bytes: usize,
     /// What this gateway is called in traces: the resource's `service.name`.
     pub service_name: String,
     /// More attributes of the resource, such as `deployment.environment.name`.
@@ -65,6 +69,7 @@ impl Default for TracesConfig {
             sample_errors: false,
             semconv: SemConv::Latest,
             capture_content: false,
+            content_limit_bytes: 16_384,
             service_name: "guildhall".into(),
             resource: BTreeMap::new(),
             queue_requests: 2_048,
@@ -98,8 +103,11 @@ impl TracesConfig {
         if self.service_name.is_empty() {
             wrong("service_name", "must not be empty");
         }
-        if self.capture_content {
-            wrong("capture_content", "must be false: traces cannot hold prompts and answers yet");
+        if self.capture_content && self.semconv != SemConv::Latest {
+            wrong("capture_content", "needs `semconv: latest`: v1.36 has no attributes for content");
+        }
+        if !(512..=1_048_576).contains(&self.content_limit_bytes) {
+            wrong("content_limit_bytes", "must lie in 512..=1048576");
         }
         if !(1..=1_000_000).contains(&self.queue_requests) {
             wrong("queue_requests", "must lie in 1..=1000000");

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use experts::{Expert, ReplyBody, Usage};
@@ -14,7 +14,8 @@ use super::admit::Hold;
 use super::spans::Traced;
 use super::{Pipeline, micros};
 use crate::decision::{Decision, End, Outcome};
-use crate::metrics::{Name, OfExpert, OfRoute};
+use crate::metrics::series::ExpertSeries;
+use crate::metrics::timing::Timing;
 
 /// An answer's body on its way to the client. Its end, or its drop when the client leaves, completes the
 /// decision record and gives the request's place back.
@@ -30,7 +31,15 @@ pub(super) struct Accounted {
     gaps: Option<Histogram>,
     ended: bool,
     hold: Hold,
-    traced: Option<Box<Traced>>,
+    watch: Watch,
+}
+
+/// Where a body is counted and shown.
+pub(super) struct Watch {
+    pub(super) expert: Arc<ExpertSeries>,
+    /// Takes the whole duration.
+    pub(super) duration: Timing,
+    pub(super) traced: Option<Box<Traced>>,
 }
 
 /// Where the body's bytes come from.
@@ -49,13 +58,11 @@ impl Accounted {
         arrival: Instant,
         body: Source,
         hold: Hold,
-        traced: Option<Box<Traced>>,
+        watch: Watch,
     ) -> Self {
-        let gaps = decision.stream.then(|| {
-            let of = OfExpert { expert: Name(expert.id().clone()) };
-            pipeline.metrics.inter_token.get_or_create(&of).clone()
-        });
-        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, hold, traced }
+        let gaps =
+            decision.stream.then(|| pipeline.metrics.inter_token_of(&watch.expert, expert.id()).clone());
+        Self { pipeline, decision, expert, arrival, body, passed: None, gaps, ended: false, hold, watch }
     }
 
     /// Notes that a piece is passed on.
@@ -65,9 +72,11 @@ impl Accounted {
             None => {
                 self.passed = Some((now, now));
                 if self.decision.stream {
-                    let of = OfExpert { expert: Name(self.expert.id().clone()) };
                     let wait = now.saturating_duration_since(self.arrival);
-                    self.pipeline.metrics.first_token.get_or_create(&of).observe(wait.as_secs_f64());
+                    let traced = self.watch.traced.as_deref();
+                    let seen = traced.and_then(|traced| traced.seen(&self.decision, wait));
+                    let metrics = &self.pipeline.metrics;
+                    metrics.first_token_of(&self.watch.expert, self.expert.id()).observe(wait, seen);
                 }
             }
             Some((_, latest)) => {
@@ -89,7 +98,9 @@ impl Accounted {
         };
         let cost = usage.map(|usage| self.expert.spec().cost.of(usage));
         if let (Some(usage), Some(cost)) = (usage, cost) {
-            self.pipeline.count_tokens(&self.expert, usage, cost);
+            let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
+            let metrics = &self.pipeline.metrics;
+            metrics.tokens(&self.watch.expert, self.expert.id(), prompt, completion, cost);
         }
         let failed = self.decision.status >= 400;
         self.hold.settle(match usage {
@@ -110,28 +121,26 @@ impl Accounted {
             completion_tokens: usage.map(|u| u.completion_tokens),
             cost_usd: cost,
         };
-        self.pipeline.finish(&self.decision, outcome, self.traced.take());
+        let traced = self.watch.traced.take();
+        self.pipeline.finish(&self.decision, outcome, traced, &self.watch.duration);
     }
 }
 
 impl Pipeline {
-    fn count_tokens(&self, expert: &Expert, usage: Usage, cost: f64) {
-        let of = OfExpert { expert: Name(expert.id().clone()) };
-        self.metrics.prompt_tokens.get_or_create(&of).inc_by(usage.prompt_tokens);
-        self.metrics.completion_tokens.get_or_create(&of).inc_by(usage.completion_tokens);
-        if cost > 0.0 {
-            self.metrics.cost.get_or_create(&of).inc_by(cost);
-        }
-    }
-
-    /// Completes a request's record once nothing more will happen to it.
-    pub(super) fn finish(&self, decision: &Arc<Decision>, outcome: Outcome, traced: Option<Box<Traced>>) {
+    /// Completes a request's record once nothing more will happen to it. `timing` takes its duration.
+    pub(super) fn finish(
+        &self,
+        decision: &Arc<Decision>,
+        outcome: Outcome,
+        traced: Option<Box<Traced>>,
+        timing: &Timing,
+    ) {
+        let duration = Duration::from_micros(outcome.duration_us);
+        timing.observe(duration, traced.as_deref().and_then(|traced| traced.seen(decision, duration)));
         if let (Some(tracer), Some(traced)) = (&self.tracer, traced) {
             traced.finish(tracer, decision, &outcome);
         }
         self.metrics.ended(outcome.end);
-        let of = OfRoute { route: decision.route.clone().map(Name) };
-        self.metrics.duration.get_or_create(&of).observe(outcome.duration_us as f64 / 1e6);
         if let Some(log) = &self.access {
             log.push(decision, &outcome);
         }
@@ -160,7 +169,12 @@ impl Body for Accounted {
                 this.end(if cut { End::Cut } else { End::Complete });
             }
             Poll::Ready(Some(Err(_))) => this.end(End::Cut),
-            Poll::Ready(Some(Ok(_))) => this.pass(),
+            Poll::Ready(Some(Ok(frame))) => {
+                this.pass();
+                if let (Some(traced), Some(piece)) = (&mut this.watch.traced, frame.data_ref()) {
+                    traced.read(piece);
+                }
+            }
             Poll::Pending => {}
         }
         polled

@@ -9,7 +9,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::BodyExt;
 
-use super::account::{Accounted, Source};
+use super::account::{Accounted, Source, Watch};
 use super::admit::Hold;
 use super::call::Answer;
 use super::decode::Decoded;
@@ -19,7 +19,6 @@ use super::spans::Traced;
 use super::{Context, Pipeline, micros};
 use crate::decision::{Decision, Reading};
 use crate::error::{ApiError, ErrorKind};
-use crate::metrics::{Answered, Name, Text};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DECISION: HeaderName = HeaderName::from_static("x-guildhall-decision");
@@ -89,17 +88,23 @@ impl Pipeline {
                 trace.waited += waited.elapsed();
                 let chat =
                     chat.map_err(|error| ApiError::new(ErrorKind::UpstreamFailed, error.to_string()))?;
-                body = Source::Whole(dialect.answer(&chat.to_bytes(), context)?, reply.usage());
+                let chat = chat.to_bytes();
+                if let Some(content) = &mut trace.content {
+                    content.read_whole(&chat);
+                }
+                body = Source::Whole(dialect.answer(&chat, context)?, reply.usage());
             }
             (source, _) => body = source,
         }
         let mut decision = trace.decision(context);
         decision.status = status.as_u16();
-        decision.overhead_us = micros(context.arrival.elapsed().saturating_sub(trace.waited + trace.queue));
+        decision.overhead_us = micros(trace.overhead(context.arrival.elapsed()));
         let decision = Arc::new(decision);
         let traced = Traced::new(context, trace);
-        let body =
-            Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold, traced);
+        let series = trace.view.as_ref().map(|view| view.series.expert(expert.id().as_str()));
+        let series = series.unwrap_or_default();
+        let watch = Watch { expert: series.clone(), duration: self.timing(trace), traced };
+        let body = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold, watch);
         let mut response = match dialect {
             Some(dialect) => {
                 dialect.mark(&mut headers, context);
@@ -122,19 +127,8 @@ impl Pipeline {
         if let Some(lossy) = lossy_header(&trace.lossy) {
             response.headers_mut().insert(LOSSY, lossy);
         }
-        let response = self.record(context, trace, decision, response);
+        let response = self.record(context, trace, decision, Some(&series), response);
         Ok(if error { front.error(response, context).await } else { response })
-    }
-}
-
-/// The metric labels of an answer.
-pub(super) fn labels(decision: &Decision) -> Answered {
-    Answered {
-        route: decision.route.clone().map(Name),
-        category: decision.category.clone().map(Text),
-        expert: decision.expert.clone().map(Name),
-        path: decision.path,
-        status: decision.status,
     }
 }
 
@@ -178,7 +172,7 @@ pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Tr
     }
     text.clear();
     for (part, micros) in [
-        ("route;dur=", micros(trace.routing)),
+        ("route;dur=", micros(trace.reading_took)),
         (", expert;dur=", micros(trace.waited)),
         (", gateway;dur=", decision.overhead_us),
     ] {

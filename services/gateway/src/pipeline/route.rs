@@ -14,9 +14,10 @@ use crate::catalog::{Route, View};
 use crate::config::WhenRouterFails;
 use crate::decision::{Attempt, Caller, Decision, Path, Planned, Reading};
 use crate::error::{ApiError, ErrorKind};
-use crate::metrics::{OfCategory, Reasoned, Text};
+use crate::metrics::series::RouteSeries;
 use crate::problem::nearest;
 use crate::session::SessionKey;
+use crate::telemetry::content::Recorder;
 use crate::telemetry::spans::PhaseSpan;
 
 /// What a request's `model` stands for.
@@ -34,6 +35,8 @@ pub(super) struct Trace {
     pub(super) stream: bool,
     /// The phases so far, where the request is traced.
     pub(super) marks: Vec<PhaseSpan>,
+    /// Takes down prompt and answer, where that is wanted.
+    pub(super) content: Option<Box<Recorder>>,
     /// Fields of the request that another protocol's words could not carry over.
     pub(super) lossy: Vec<String>,
     pub(super) caller: Option<Arc<Key>>,
@@ -56,8 +59,10 @@ pub(super) struct Trace {
     pub(super) waited: Duration,
     /// Time spent waiting for places.
     pub(super) queue: Duration,
-    /// Time spent in `encode` and `route`.
-    pub(super) routing: Duration,
+    /// Time spent waiting for the client's body.
+    pub(super) arriving: Duration,
+    /// Time spent waiting for the router's reading.
+    pub(super) reading_took: Duration,
 }
 
 /// The expert of that name, if the caller may name it.
@@ -120,6 +125,19 @@ impl Trace {
     /// Nothing is known but what is asked for.
     pub(super) fn new(operation: &'static str) -> Self {
         Self { operation, ..Self::default() }
+    }
+
+    /// What the gateway itself took of the time since the arrival: without what it waited for.
+    pub(super) fn overhead(&self, elapsed: Duration) -> Duration {
+        elapsed.saturating_sub(self.arriving + self.queue + self.reading_took + self.waited)
+    }
+
+    /// Where the request is counted; `None` as long as it is not known what it is for.
+    pub(super) fn series(&self) -> Option<&RouteSeries> {
+        match &self.route {
+            Some(route) => Some(&route.series),
+            None => self.view.as_ref().map(|view| &**view.series.unrouted()),
+        }
     }
 
     /// The record of what is known so far. Takes over what only the record needs.
@@ -201,6 +219,8 @@ impl Pipeline {
         let mut features = None;
         if route.policy.reads_features() && !request.text.is_empty() {
             let (reading, read) = self.encode(&request.text).await;
+            trace.reading_took = started.elapsed();
+            self.metrics.router_wait.observe(trace.reading_took.as_secs_f64());
             context.mark(trace, "encode", started);
             let refuse = route.spec.when_router_fails == WhenRouterFails::Refuse;
             let failed = match &reading {
@@ -215,7 +235,6 @@ impl Pipeline {
             };
             trace.reading = Some(reading);
             if let Some(failed) = failed {
-                trace.routing = started.elapsed();
                 return failed;
             }
             features = read;
@@ -227,16 +246,14 @@ impl Pipeline {
             .flatten();
         let asked = routing::Request { features, needs: request.needs, held_by };
         let fleet = view.experts.fleet();
-        if let Some(category) = trace.category.and_then(|at| fleet.categories.get(at)) {
-            self.metrics.categories.get_or_create(&OfCategory { category: Text(category.clone()) }).inc();
+        if let Some((at, name)) = trace.category.and_then(|at| Some((at, fleet.categories.get(at)?))) {
+            self.metrics.category(&view.series, at, name);
         }
         let began = std::time::Instant::now();
         let planned = Arc::new(Planned::new(route.clone(), asked, fleet, context.id));
-        let reasoned = Reasoned { policy: route.spec.policy.name(), basis: planned.plan.basis.as_str() };
-        self.metrics.decisions.get_or_create(&reasoned).inc();
+        self.metrics.planned(&route.series, route.spec.policy.name(), planned.plan.basis);
         context.mark(trace, "route", began);
         trace.planned = Some(planned.clone());
-        trace.routing = started.elapsed();
         Ok(Some(planned))
     }
 
@@ -282,7 +299,7 @@ impl Pipeline {
         trace.expert = order.first().map(|c| c.expert.clone());
         trace.path = order.first().filter(|c| c.fallback).map(|_| Path::Fallback);
         let mut decision = trace.decision(&context);
-        decision.overhead_us = super::micros(context.arrival.elapsed());
+        decision.overhead_us = super::micros(trace.overhead(context.arrival.elapsed()));
         Ok(Explanation { decision, text: request.text, probabilities })
     }
 }
@@ -342,4 +359,20 @@ pub(crate) fn unknown(view: &View, caller: Option<&Key>, name: &str) -> ApiError
     let name: String = name.chars().take(128).collect();
     ApiError::new(ErrorKind::ModelNotFound, format!("the model `{name}` does not exist; {hint}"))
         .with_param("model")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overhead_is_what_the_gateway_did_while_it_did_not_wait() {
+        let ms = Duration::from_millis;
+        let mut trace = Trace::new("chat");
+        assert_eq!(trace.overhead(ms(100)), ms(100));
+        (trace.arriving, trace.queue, trace.reading_took, trace.waited) = (ms(1), ms(10), ms(20), ms(60));
+        assert_eq!(trace.overhead(ms(100)), ms(9));
+        // Parts are measured one by one; rounding must not turn them around.
+        assert_eq!(trace.overhead(ms(90)), Duration::ZERO);
+    }
 }

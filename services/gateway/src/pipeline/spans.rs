@@ -3,9 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Context;
+use bytes::Bytes;
+
+use super::decode::Decoded;
+use super::front::Front;
 use super::route::Trace;
+use super::{Context, Pipeline};
 use crate::decision::{Attempt, Decision, End, Outcome};
+use crate::metrics::timing::Seen;
+use crate::telemetry::content::Recorder;
 use crate::telemetry::spans::{AnswerFacts, AttemptSpan, GenAiOperation, PhaseSpan, RequestSpans};
 use crate::telemetry::trace::{TraceContext, Tracer};
 
@@ -14,6 +20,21 @@ pub(super) struct Traced {
     context: TraceContext,
     started_ns: u64,
     phases: Vec<PhaseSpan>,
+    content: Option<Box<Recorder>>,
+}
+
+impl Pipeline {
+    /// What takes down prompt and answer, for a request that is sampled where the operator wants that.
+    pub(super) fn recorder(
+        &self,
+        front: Front,
+        request: &Decoded,
+        context: &Context,
+    ) -> Option<Box<Recorder>> {
+        let limit = self.tracer.as_ref()?.content_limit(context.span.as_ref()?)?;
+        let own_system = !matches!(front, Front::OpenAi(_));
+        Recorder::new(request.operation, &request.body, own_system, limit).map(Box::new)
+    }
 }
 
 impl Traced {
@@ -25,7 +46,21 @@ impl Traced {
             context: span,
             started_ns: context.arrival_ms.saturating_mul(1_000_000),
             phases,
+            content: trace.content.take(),
         }))
+    }
+
+    /// Where a request is to be found that was measured so long after its arrival; `None` when it is not sampled.
+    pub(super) fn seen(&self, decision: &Decision, after: Duration) -> Option<Seen> {
+        let at_ms = decision.time_ms.saturating_add(after.as_millis() as u64);
+        self.context.is_sampled().then(|| Seen { trace_id: self.context.trace_id(), at_ms })
+    }
+
+    /// Takes down a piece of the answer, where that is wanted.
+    pub(super) fn read(&mut self, piece: &Bytes) {
+        if let Some(content) = &mut self.content {
+            content.read(piece);
+        }
     }
 
     /// Hands the request's facts to the tracer, if it wants them.
@@ -47,12 +82,14 @@ impl Traced {
                 end: duration,
             });
         }
+        let content = self.content.map(|content| content.finish());
         let answered = decision.expert.is_some().then(|| decision.attempts.len().saturating_sub(1));
         let attempts = decision.attempts.iter().enumerate();
         let attempts = attempts.map(|(at, attempt)| {
             let facts = (answered == Some(at)).then(|| AnswerFacts {
                 input_tokens: outcome.prompt_tokens,
                 output_tokens: outcome.completion_tokens,
+                finish_reasons: content.as_ref().map(|c| c.finish_reasons.clone()).unwrap_or_default(),
                 time_to_first_chunk: outcome
                     .first_byte_us
                     .filter(|_| decision.stream)
@@ -86,7 +123,7 @@ impl Traced {
             path: decision.path,
             phases: self.phases,
             attempts: attempts.collect(),
-            content: None,
+            content,
         });
     }
 }

@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
+use super::content::Content;
 use super::spans::{AttemptSpan, PhaseSpan, RequestSpans};
 use crate::config::{SemConv, TracesConfig};
 
@@ -104,11 +105,12 @@ impl Form {
                 if let Some(time) = answer.time_to_first_chunk {
                     a.add("gen_ai.response.time_to_first_chunk", Value::DoubleValue(time.as_secs_f64()));
                 }
-                if let Some(content) = request.content.as_ref().filter(|_| self.content) {
-                    a.add("gen_ai.input.messages", Value::StringValue(content.input.clone()));
-                    a.add("gen_ai.output.messages", Value::StringValue(content.output.clone()));
-                }
             }
+        }
+        let tells = attempt.answer.is_some()
+            || (at + 1 == request.attempts.len() && request.attempts.iter().all(|a| a.answer.is_none()));
+        if let Some(content) = request.content.as_ref().filter(|_| self.content && latest && tells) {
+            a.content(content);
         }
         let refused = attempt.status.filter(|status| *status >= 400).map(|status| status.to_string());
         let error = attempt.error.as_deref().or(refused.as_deref());
@@ -204,6 +206,24 @@ impl Attributes {
         let value = |text: &str| AnyValue { value: Some(Value::StringValue(shortened(text).into())) };
         let values = values.iter().take(LONGEST).map(|text| value(text)).collect();
         self.add(key, Value::ArrayValue(ArrayValue { values }));
+    }
+
+    /// What was said, whole: it was cut to its limit before.
+    fn content(&mut self, content: &Content) {
+        let texts = [
+            ("gen_ai.system_instructions", content.system.as_ref()),
+            ("gen_ai.input.messages", Some(&content.input)),
+            ("gen_ai.output.messages", content.output.as_ref()),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                self.add(key, Value::StringValue(text.clone()));
+            }
+        }
+        if !content.truncated.is_empty() {
+            let truncated: Vec<Box<str>> = content.truncated.iter().map(|key| (*key).into()).collect();
+            self.texts("guildhall.content.truncated", &truncated);
+        }
     }
 
     fn number(&mut self, key: &str, value: u64) {

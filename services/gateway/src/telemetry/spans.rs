@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use routing::ExpertId;
 
+use super::content::Content;
 use super::trace::TraceContext;
 use crate::decision::{DecisionId, Path};
 
@@ -46,7 +47,8 @@ pub struct RequestSpans {
     pub phases: Vec<PhaseSpan>,
     /// The experts that were tried, in order.
     pub attempts: Vec<AttemptSpan>,
-    /// Prompt and answer; left out of the trace unless the operator wants them there.
+    /// Prompt and answer, where the operator wants them in the trace. They stand on the try that answered, or
+    /// on the last one when none did.
     pub content: Option<Content>,
 }
 
@@ -115,22 +117,6 @@ pub struct AnswerFacts {
     pub reasoning_tokens: Option<u64>,
     /// From the call to the first part of a stream.
     pub time_to_first_chunk: Option<Duration>,
-}
-
-/// What was said, as JSON of the form that the conventions give `gen_ai.input.messages` and
-/// `gen_ai.output.messages`.
-#[derive(Clone)]
-pub struct Content {
-    /// The prompt's messages.
-    pub input: String,
-    /// The answer's.
-    pub output: String,
-}
-
-impl std::fmt::Debug for Content {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Content({} and {} bytes)", self.input.len(), self.output.len())
-    }
 }
 
 impl GenAiOperation {

@@ -56,7 +56,8 @@ pub struct Tracer {
     /// Of 2^56: how much of the range of trace ids is not sampled.
     rejected: u64,
     sample_errors: bool,
-    captures_content: bool,
+    /// The most bytes of each text of the content; `None` where content is not wanted.
+    content_limit: Option<usize>,
     salt: u64,
 }
 
@@ -68,7 +69,7 @@ impl Tracer {
             exporter,
             rejected: ((1.0 - config.sample_ratio.clamp(0.0, 1.0)) * (1_u64 << 56) as f64) as u64,
             sample_errors: config.sample_errors,
-            captures_content: config.capture_content,
+            content_limit: config.capture_content.then_some(config.content_limit_bytes),
             salt,
         }
     }
@@ -113,9 +114,10 @@ impl Tracer {
         }
     }
 
-    /// Whether prompts and answers are wanted among the facts.
-    pub fn captures_content(&self) -> bool {
-        self.captures_content
+    /// Whether prompt and answer are wanted among the facts, and then how many bytes of each text. Only of sampled
+    /// requests: of one that is traced because it failed, that was not known in time.
+    pub fn content_limit(&self, context: &TraceContext) -> Option<usize> {
+        self.content_limit.filter(|_| context.is_sampled())
     }
 
     /// Takes the facts of a finished request. Never waits: with a full queue they are left out and counted.
@@ -146,6 +148,11 @@ impl TraceContext {
             None => headers.remove(TRACESTATE),
         };
         headers
+    }
+
+    /// Whether the request becomes spans however it ends.
+    pub fn is_sampled(&self) -> bool {
+        self.recording == Recording::Yes
     }
 
     /// The trace's id, for logs and exemplars.

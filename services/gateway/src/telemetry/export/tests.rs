@@ -24,7 +24,8 @@ use crate::config::SemConv;
 use crate::decision::{DecisionId, Path};
 use crate::http::server::{ServerConfig, serve};
 use crate::outbound::{Exchanged, OutboundError};
-use crate::telemetry::spans::{AnswerFacts, AttemptSpan, Content, GenAiOperation, PhaseSpan};
+use crate::telemetry::content::Content;
+use crate::telemetry::spans::{AnswerFacts, AttemptSpan, GenAiOperation, PhaseSpan};
 use crate::telemetry::trace::Tracer;
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -83,7 +84,13 @@ fn request(tracer: &Tracer, seed: u64) -> RequestSpans {
             PhaseSpan { name: "stream", start: ms(260), end: ms(900) },
         ],
         attempts: vec![attempt("small", 2, 9), second],
-        content: Some(Content { input: "a secret prompt".into(), output: "a secret answer".into() }),
+        content: Some(Content {
+            system: Some("[\"a secret role\"]".into()),
+            input: "a secret prompt".into(),
+            output: Some("a secret answer".into()),
+            truncated: vec!["gen_ai.output.messages"],
+            finish_reasons: Vec::new(),
+        }),
     }
 }
 
@@ -309,13 +316,18 @@ async fn content_goes_out_only_where_that_is_wanted() {
         let collector = Collector::behaving([]);
         let config = TracesConfig { semconv, capture_content: capture, ..TracesConfig::default() };
         let mut running = Running::start(&config, collector.clone());
-        assert_eq!(running.tracer.captures_content(), capture);
         running.push(1);
         running.stop().await;
         let body = collector.bodies.lock().unwrap()[0].1.clone();
         assert_eq!(memchr::memmem::find(&body, b"secret").is_some(), wanted);
         let spans = collector.spans();
         let said = attributes(&spans[4].attributes);
+        let on_others = spans[..4].iter().flat_map(|span| &span.attributes);
+        assert!(!on_others.map(|a| &a.key).any(|key| key.contains("messages")));
+        let attributes = ["system_instructions", "input.messages", "output.messages"];
+        let held = attributes.map(|name| said.contains_key(format!("gen_ai.{name}").as_str()));
+        assert_eq!(held, [wanted; 3]);
+        assert_eq!(said.contains_key("guildhall.content.truncated"), wanted);
         let old = semconv == SemConv::V1_36;
         assert_eq!(said.contains_key("gen_ai.system"), old);
         assert_eq!(said.contains_key("gen_ai.usage.cache_read.input_tokens"), !old);
