@@ -3,9 +3,18 @@
 //! The functions know nothing of the fuzzer, so that an ordinary test can replay the corpus
 //! (`services/gateway/tests/corpus.rs`).
 
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use admission::key::SecretSpec;
+use admission::{Gates, KeyRing, KeySpec, Token};
 use bytes::Bytes;
 use experts::Operation;
+use gateway::auth::jwt::Verifier;
 use gateway::pipeline::decode::decode;
+use gateway::pipeline::headers as asked;
+use gateway::telemetry::trace::Sampler;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use protocols::{Limits, Stamp, messages, responses};
 use serde_json::value::RawValue;
 
@@ -16,6 +25,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("chat_body", chat_body),
     ("config", config),
+    ("headers", headers),
     ("messages_request", messages_request),
     ("messages_stream", messages_stream),
     ("responses_request", responses_request),
@@ -44,6 +54,24 @@ pub fn config(data: &[u8]) {
         let env = |name: &str| name.starts_with('A').then(|| "value".to_owned());
         let _ = gateway::config::parse(text, &env);
     }
+}
+
+/// The headers of a request or of an expert's answer, one in each line: what is made of them is bounded, what
+/// is given on is a header again, and nobody gets in by them.
+pub fn headers(data: &[u8]) {
+    const DAY: Duration = Duration::from_hours(24);
+    let headers: HeaderMap = data.split(|byte| *byte == b'\n').filter_map(header).collect();
+    let visible = |id: &HeaderValue| id.len() <= 128 && id.to_str().is_ok_and(|id| !id.contains(' '));
+    assert!(asked::request_id(&headers).is_none_or(visible));
+    assert!(asked::timeout(&headers).is_none_or(|timeout| !timeout.is_zero() && timeout <= DAY));
+    let tags = asked::tags(&headers);
+    assert!(tags.len() <= 8 && tags.iter().all(|tag| tag.len() <= 64 && HeaderValue::try_from(tag).is_ok()));
+    let _ = asked::priority(&headers);
+    // In the year 2026, between two dates that an expert may give.
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000);
+    assert!(experts::retry_after(&headers, now).is_none_or(|wait| wait <= DAY));
+    check_trace(&headers);
+    check_credential(&headers);
 }
 
 /// A Messages request: its translation is JSON that the gateway can go on with or refuse.
@@ -110,6 +138,49 @@ pub fn sse(data: &[u8]) {
         assert!(whole.starts_with(stream));
     }
 }
+
+/// One header of a line; `None` where HTTP itself would not let it through.
+fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+    Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?))
+}
+
+/// An expert that reads the headers which it is sent finds itself in the caller's trace.
+fn check_trace(headers: &HeaderMap) {
+    let Some(traces) = &SETTINGS.telemetry.traces else { panic!("traces are on") };
+    let sampler = Sampler::new(traces, 1);
+    let Some(context) = sampler.begin(headers, 2) else { return };
+    let sent = context.headers(headers, 0);
+    let Some(read) = sampler.begin(&sent, 3) else { panic!("the trace ends at the gateway: {sent:?}") };
+    assert_eq!(read.trace_id(), context.trace_id());
+    assert_eq!(read.tracestate(), context.tracestate());
+    assert_eq!(read.traceparent(0).len(), 55);
+}
+
+/// Neither the key nor the issuer is known to who sends this.
+fn check_credential(headers: &HeaderMap) {
+    let Some(token) = gateway::auth::presented(headers) else { return };
+    let secret =
+        SecretSpec { hash: Token::from_random("ci", [7; 32]).hash(), created_ms: 0, expires_ms: None };
+    let Ok(key) = serde_json::from_str::<KeySpec>(r#"{"id": "ci"}"#) else { panic!("the key is good") };
+    let Ok(ring) = KeyRing::build(&[key.with(vec![secret])], &[], &Gates::default()) else {
+        panic!("the ring is good")
+    };
+    assert!(ring.authenticate(token, 1).is_err());
+    let _ = Verifier::is_jwt(token);
+    assert!(Verifier::new(&SETTINGS.auth.jwt).verify(token, 1_780_000_000).is_err());
+}
+
+/// A configuration with traces and an issuer of tokens; read once, so that the fuzzer does not spend its time there.
+static SETTINGS: LazyLock<gateway::config::Config> = LazyLock::new(|| {
+    let text = "auth: {jwt: [{issuer: i, audience: [a], jwks_file: /keys, team_claim: /t/u}]}\n\
+                telemetry: {traces: {endpoint: \"http://127.0.0.1:4318/v1/traces\"}}";
+    match gateway::config::parse(text, &|_| None) {
+        Ok(config) => config,
+        Err(error) => panic!("the configuration is good: {error}"),
+    }
+});
 
 fn stamp() -> Stamp {
     Stamp { id: "id_1".to_owned(), created: 1 }

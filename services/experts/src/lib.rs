@@ -26,7 +26,9 @@ pub use kind::{
     RejectBackend, Stats,
 };
 pub use registry::{Expert, Registry, Snapshot, Wanted};
-pub use resilience::{Backoff, Balancing, BreakerSettings, BreakerState, Hedge, Retries, RetryBudget};
+pub use resilience::{
+    Backoff, Balancing, BreakerSettings, BreakerState, Hedge, Retries, RetryBudget, retry_after,
+};
 pub use secret::Secret;
 pub use spec::{Cost, ExpertSpec, Limits, Problem};
 pub use splice::correct_stream;

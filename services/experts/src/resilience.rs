@@ -9,7 +9,7 @@ pub(crate) mod breaker;
 pub(crate) mod budget;
 pub(crate) mod hedge;
 
-pub use backoff::{Backoff, Retries};
+pub use backoff::{Backoff, Retries, retry_after};
 pub use balance::Balancing;
 pub use breaker::{BreakerSettings, BreakerState};
 pub use budget::RetryBudget;

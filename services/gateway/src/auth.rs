@@ -159,8 +159,9 @@ fn not_accepted(error: JwtError) -> ApiError {
     ApiError::new(kind, error.to_string())
 }
 
-/// The credential of a request: a bearer token, or the header of Anthropic's or Azure's clients.
-fn presented(headers: &HeaderMap) -> Option<&str> {
+/// The credential of a request: a bearer token, or the header of Anthropic's or Azure's clients. Not checked in
+/// any way.
+pub fn presented(headers: &HeaderMap) -> Option<&str> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
         return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim());

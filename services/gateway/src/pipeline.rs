@@ -20,6 +20,7 @@ mod admit;
 mod call;
 pub mod decode;
 mod front;
+pub mod headers;
 mod respond;
 mod route;
 mod spans;
@@ -163,7 +164,7 @@ impl Pipeline {
         let view = self.catalog.view();
         trace.caller = self.caller(&view, &context.headers, context.arrival_ms).await?;
         context.mark(trace, "auth", context.arrival);
-        trace.priority = admit::priority(context);
+        trace.priority = context.ours().and_then(headers::priority);
         let mut hold = self.hold()?;
         let began = Instant::now();
         let body = self.body(context, body).await?;
@@ -331,16 +332,11 @@ impl Context {
         // By the clock that time-outs go by, which tests can hold still.
         let arrival = tokio::time::Instant::now().into_std();
         let span = tracer.and_then(|tracer| tracer.begin(&headers, id.0));
-        let given = headers.get("x-request-id").filter(|v| {
-            let bytes = v.as_bytes();
-            !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
-        });
-        let request_id = given.cloned().unwrap_or_else(|| respond::value(id.named("req-")));
+        let given = headers::request_id(&headers).cloned();
+        let request_id = given.unwrap_or_else(|| respond::value(id.named("req-")));
         let ours = headers.keys().any(|name| name.as_str().starts_with("x-guildhall-"));
-        let timeout = if ours { headers.get("x-guildhall-timeout-ms") } else { None };
-        let timeout = timeout.and_then(|v| v.to_str().ok()?.parse().ok());
-        let deadline =
-            timeout.filter(|ms| *ms > 0).map(|ms: u64| arrival + Duration::from_millis(ms.min(86_400_000)));
+        let timeout = if ours { headers::timeout(&headers) } else { None };
+        let deadline = timeout.map(|timeout| arrival + timeout);
         Self { arrival, arrival_ms: now_ms(), id, request_id, headers, ours, deadline, span }
     }
 
@@ -352,12 +348,14 @@ impl Context {
         }
     }
 
+    /// The request's headers, if any of them is of ours.
+    fn ours(&self) -> Option<&HeaderMap> {
+        self.ours.then_some(&self.headers)
+    }
+
     /// A request header of ours, when it is readable text.
     fn header(&self, name: &'static str) -> Option<&str> {
-        if !self.ours {
-            return None;
-        }
-        self.headers.get(name)?.to_str().ok()
+        headers::text(self.ours()?, name)
     }
 }
 

@@ -91,18 +91,24 @@ impl Retries {
     }
 }
 
-/// How long an answer asks to be left alone: `retry-after-ms`, or `retry-after` in seconds or as a date.
-pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+/// More than a day to wait is a mistake; sums with it do not overflow either.
+const LONGEST_ASKED: Duration = Duration::from_hours(24);
+
+/// How long an answer asks to be left alone: `retry-after-ms`, or `retry-after` in seconds or as a date. A day
+/// at most; what is neither is as if nothing was asked.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
-    let number = |text: &str| text.parse::<f64>().ok().filter(|n| *n >= 0.0);
+    let number = |text: &str| text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    let wait = |seconds: f64| Duration::from_secs_f64(seconds.min(LONGEST_ASKED.as_secs_f64()));
     if let Some(ms) = text("retry-after-ms").and_then(number) {
-        return Duration::try_from_secs_f64(ms / 1000.0).ok();
+        return Some(wait(ms / 1000.0));
     }
     let text = text(RETRY_AFTER.as_str())?;
-    match number(text) {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        None => Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
+    if let Some(seconds) = number(text) {
+        return Some(wait(seconds));
     }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default().min(LONGEST_ASKED))
 }
 
 #[cfg(test)]
@@ -144,7 +150,10 @@ mod tests {
         assert_eq!(of("retry-after-ms", "250"), Some(Duration::from_millis(250)));
         assert_eq!(of("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
         assert_eq!(of("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO), "past");
-        for bad in ["soon", "-1", "", "NaN", "inf", "1e300"] {
+        for long in ["1e300", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(of("retry-after", long), Some(LONGEST_ASKED), "{long}");
+        }
+        for bad in ["soon", "-1", "", "NaN", "inf"] {
             assert_eq!(of("retry-after", bad), None, "{bad}");
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use admission::limit::Resource;
 use admission::{
-    Accounts, Embedded, Gate, Ledger, Outcome, Permit, Priority, Refusal, Rejected, Reservation, Sample,
-    Ticket, Usage, Usd,
+    Accounts, Embedded, Gate, Ledger, Outcome, Permit, Refusal, Rejected, Reservation, Sample, Ticket, Usage,
+    Usd,
 };
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -228,11 +228,6 @@ impl Decoded {
     pub(super) fn estimate(&self) -> (u64, u64) {
         (self.prompt_tokens, self.answer_tokens.unwrap_or(USUAL_ANSWER))
     }
-}
-
-/// What a request asks of queues by its header.
-pub(super) fn priority(context: &Context) -> Option<Priority> {
-    context.header("x-guildhall-priority").and_then(Priority::parse)
 }
 
 fn over_limit(refusal: &Refusal) -> ApiError {

@@ -9,7 +9,7 @@ use routing::{ExpertId, Plan};
 use serde::Serialize;
 
 use super::decode::Decoded;
-use super::{Context, Pipeline, micros};
+use super::{Context, Pipeline, headers, micros};
 use crate::catalog::{Route, View};
 use crate::config::WhenRouterFails;
 use crate::decision::{Attempt, Caller, Decision, Path, Planned, Reading};
@@ -81,14 +81,6 @@ fn forbidden(what: &str, name: &str) -> ApiError {
     ApiError::new(ErrorKind::Forbidden, format!("{what} `{name}`")).with_param("model")
 }
 
-/// The labels of `x-guildhall-tags`, separated by commas: at most eight, each of at most 64 plain characters;
-/// others are passed over.
-fn tags(context: &Context) -> Vec<String> {
-    let given = context.header("x-guildhall-tags").unwrap_or_default().split(',').map(str::trim);
-    let fits = |tag: &&str| (1..=64).contains(&tag.len()) && tag.bytes().all(|b| (b' '..=b'~').contains(&b));
-    given.filter(fits).take(8).map(str::to_owned).collect()
-}
-
 impl Target {
     /// What the route says of how long each part of an answer may take.
     pub(super) fn timeouts(&self) -> Timeouts {
@@ -154,7 +146,7 @@ impl Trace {
                 .caller
                 .as_ref()
                 .map(|key| Caller { key: key.id().clone(), team: key.team().map(|team| team.id().clone()) }),
-            tags: tags(context),
+            tags: context.ours().map(headers::tags).unwrap_or_default(),
             trace_id: context.span.as_ref().map(|span| format!("{:032x}", span.trace_id())),
             model: std::mem::take(&mut self.model),
             route: self.route.as_ref().map(|r| r.spec.id.clone()),

@@ -49,27 +49,30 @@ struct Parent {
     flags: u8,
 }
 
-/// Decides which requests are traced, and takes the facts of those that were.
+/// Takes the facts of requests that are traced, and says which those are.
 #[derive(Debug)]
 pub struct Tracer {
     exporter: Exporter,
+    sampler: Sampler,
+    /// The most bytes of each text of the content; `None` where content is not wanted.
+    content_limit: Option<usize>,
+}
+
+/// Decides which requests are traced.
+#[derive(Clone, Debug)]
+pub struct Sampler {
     /// Of 2^56: how much of the range of trace ids is not sampled.
     rejected: u64,
     sample_errors: bool,
-    /// The most bytes of each text of the content; `None` where content is not wanted.
-    content_limit: Option<usize>,
     salt: u64,
 }
 
-impl Tracer {
-    /// A tracer that hands finished requests to `exporter`. The random `salt` keeps the trace ids of
-    /// processes apart.
-    pub fn new(config: &TracesConfig, exporter: Exporter, salt: u64) -> Self {
+impl Sampler {
+    /// A sampler. The random `salt` keeps the trace ids of processes apart.
+    pub fn new(config: &TracesConfig, salt: u64) -> Self {
         Self {
-            exporter,
             rejected: ((1.0 - config.sample_ratio.clamp(0.0, 1.0)) * (1_u64 << 56) as f64) as u64,
             sample_errors: config.sample_errors,
-            content_limit: config.capture_content.then_some(config.content_limit_bytes),
             salt,
         }
     }
@@ -103,6 +106,22 @@ impl Tracer {
             state: None,
             recording,
         })
+    }
+}
+
+impl Tracer {
+    /// A tracer that hands finished requests to `exporter`; `salt` as in [`Sampler::new`].
+    pub fn new(config: &TracesConfig, exporter: Exporter, salt: u64) -> Self {
+        Self {
+            exporter,
+            sampler: Sampler::new(config, salt),
+            content_limit: config.capture_content.then_some(config.content_limit_bytes),
+        }
+    }
+
+    /// As [`Sampler::begin`].
+    pub fn begin(&self, headers: &HeaderMap, seed: u64) -> Option<TraceContext> {
+        self.sampler.begin(headers, seed)
     }
 
     /// Whether the facts of a finished request are wanted; asked before they are put together.
