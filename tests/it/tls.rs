@@ -1,9 +1,10 @@
 //! HTTPS on the listeners, clients' certificates, and certificates that change.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
-use e2e::{Client, Gateway};
+use e2e::{Client, Gateway, binary};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::{http1, http2};
@@ -170,4 +171,49 @@ async fn a_new_certificate_is_taken_into_use_while_connections_go_on() {
     .await;
     assert!(get(&of_old, &gateway.url, "/v1/models").await.is_err());
     assert_eq!(ask(&mut open, "/v1/models").await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn the_command_line_reaches_an_admin_plane_that_wants_a_certificate() {
+    let (ours, theirs, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    ours.issue("127.0.0.1").write(folder.path());
+    let operator = theirs.issue("alice");
+    for (name, text) in [
+        ("ours.pem", &ours.pem),
+        ("theirs.pem", &theirs.pem),
+        ("alice.pem", &operator.certificate),
+        ("alice.key", &operator.key),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let tls = format!(
+        "{{cert_file: '{}', key_file: '{}', client_ca_file: '{}'}}",
+        file("tls.crt"),
+        file("tls.key"),
+        file("theirs.pem")
+    );
+    let admin = format!("admin: {{listen: '127.0.0.1:0', token: {}, tls: {tls}}}", Gateway::TOKEN);
+    let expert = "experts:\n  - {id: one, backend: {kind: constant, text: first}}\n";
+    let gateway = Gateway::start(&format!("{admin}\n{expert}")).unwrap();
+    let run = |own: &[(&str, &str)]| {
+        let output = Command::new(binary("guildhall").unwrap())
+            .args(["experts", "list", "--url", &gateway.admin, "--token", Gateway::TOKEN])
+            .envs(own.iter().map(|(name, value)| (name, file(value))))
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let trusted = ("GUILDHALL_ADMIN_CA_FILE", "ours.pem");
+    let (certificate, key) =
+        (("GUILDHALL_ADMIN_CLIENT_CERT", "alice.pem"), ("GUILDHALL_ADMIN_CLIENT_KEY", "alice.key"));
+    let (code, said, errors) = run(&[trusted, certificate, key]);
+    assert!(code == Some(0) && said.contains("one"), "{said}{errors}");
+    let (code, _, errors) = run(&[certificate, key]);
+    assert!(code == Some(1) && errors.contains("--ca-file"), "{errors}");
+    let (code, _, errors) = run(&[trusted]);
+    assert!(code == Some(1) && errors.contains("--client-cert"), "{errors}");
+    let (code, _, errors) = run(&[trusted, certificate]);
+    assert!(code == Some(2) && errors.contains("--client-key"), "{errors}");
 }

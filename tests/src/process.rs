@@ -66,8 +66,8 @@ pub struct Gateway {
 const TOKEN: &str = "test-admin-token-0123456789";
 
 impl Gateway {
-    /// Starts a gateway with this configuration in a folder of its own. `data.listen`, `admin` and `store`
-    /// are set here and must not be in the text.
+    /// Starts a gateway with this configuration in a folder of its own. `data.listen` and `store` are set here
+    /// and must not be in the text; a text that begins with `admin: ` needs [`Gateway::TOKEN`] in it.
     ///
     /// # Errors
     /// When it does not start; the error holds its output.
@@ -205,6 +205,9 @@ impl Gateway {
     }
 
     /// The admin API's token.
+    pub const TOKEN: &'static str = TOKEN;
+
+    /// The same, of this gateway.
     pub fn token(&self) -> &'static str {
         TOKEN
     }
@@ -266,8 +269,10 @@ impl Gateway {
 /// A configuration with what every test gateway needs.
 fn whole(folder: &Path, config: &str) -> String {
     let bundle = repository().join("router-models/default");
+    let admin = format!("admin: {{listen: '127.0.0.1:0', token: {TOKEN}, tokens: []}}\n");
     let text = format!(
-        "admin: {{listen: '127.0.0.1:0', token: {TOKEN}, tokens: []}}\nstore: {{path: '{}'}}\n{}{}{config}\n",
+        "{}store: {{path: '{}'}}\n{}{}{config}\n",
+        if config.starts_with("admin: ") { "" } else { &admin },
         folder.join("store.redb").display(),
         // The mocks of these tests are on this machine.
         if config.contains("upstream:") { "" } else { "upstream: {allow_private: ['127.0.0.0/8']}\n" },

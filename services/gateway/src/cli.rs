@@ -6,6 +6,7 @@ mod doctor;
 mod documents;
 mod eval;
 mod init;
+mod link;
 mod route;
 mod serve;
 mod train;

@@ -12,25 +12,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http_body_util::Full;
 use serde_json::Value;
 
 use super::Failure;
+use super::link::{Link, TlsArgs};
 
 /// How long the gateway may take to answer. A probe waits for an expert for 15 seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The largest answer that is read.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Which gateway is meant.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServerArgs {
-    /// The gateway's admin address.
+    /// The gateway's admin address, with https where `admin.tls` is set.
     #[arg(
         long,
         env = "GUILDHALL_ADMIN_URL",
@@ -43,16 +39,18 @@ pub(super) struct ServerArgs {
     /// other users of the machine can see it.
     #[arg(long, env = "GUILDHALL_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
     token: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
 }
 
-/// A connection to the admin API.
+/// The way to the admin API.
 struct AdminClient {
     base: String,
     token: String,
-    http: Client<HttpConnector, Full<Bytes>>,
+    link: Link,
 }
 
 /// What is asked of the admin API.
@@ -85,17 +83,7 @@ impl AdminClient {
         let usage = |message: String| Failure::Usage(message);
         let base = server.url.trim_end_matches('/').trim_end_matches("/admin/v1").to_owned();
         let uri: Uri = base.parse().map_err(|e| usage(format!("--url {base}: {e}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(usage(
-                    "--url: the admin plane speaks plain HTTP; reach it through a tunnel (`ssh -L`, `kubectl port-forward`) \
-                     and give the tunnel's http:// address"
-                        .into(),
-                ));
-            }
-            _ => return Err(usage(format!("--url: `{base}` must begin with http://"))),
-        }
+        let link = Link::new(&uri, &server.tls)?;
         let token = server.token.clone().filter(|t| !t.is_empty()).ok_or_else(|| {
             usage(
                 "the admin API needs a token: set GUILDHALL_ADMIN_TOKEN to the one that the gateway printed at its first \
@@ -103,37 +91,31 @@ impl AdminClient {
                     .into(),
             )
         })?;
-        Ok(Self { base, token, http: Client::builder(TokioExecutor::new()).build_http() })
+        Ok(Self { base, token, link })
     }
 
     /// Asks, and reads the answer; null for an empty one.
     async fn send(&self, ask: Ask) -> Result<Value, Failure> {
         let uri = format!("{}/admin/v1{}", self.base, ask.path);
+        let usage = |error: &dyn std::fmt::Display| Failure::Usage(format!("{uri}: {error}"));
+        let target: Uri = uri.parse().map_err(|e| usage(&e))?;
+        let path = target.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::builder()
             .method(ask.method)
-            .uri(&uri)
+            .uri(path)
+            .header(HOST, self.link.authority())
             .header(AUTHORIZATION, format!("Bearer {}", self.token))
             .header(CONTENT_TYPE, "application/json");
         if let Some(tag) = ask.if_match {
             request = request.header(IF_MATCH, tag);
         }
         let body = ask.body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
-        let request = request.body(Full::new(body)).map_err(|e| Failure::Usage(format!("{uri}: {e}")))?;
-        let exchange = async {
-            let response = self.http.request(request).await.with_context(|| {
-                format!(
-                    "cannot reach the admin API at {}; is the gateway running, and is --url right?",
-                    self.base
-                )
-            })?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-            let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?.to_bytes();
-            anyhow::Ok((status, body))
-        };
-        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+        let request = request.body(Full::new(body)).map_err(|e| usage(&e))?;
+        let response = tokio::time::timeout(PATIENCE, self.link.send(request))
             .await
-            .with_context(|| format!("{} gave no answer within {} s", self.base, PATIENCE.as_secs()))??;
+            .with_context(|| format!("{} gave no answer within {} s", self.base, PATIENCE.as_secs()))?
+            .with_context(|| format!("cannot reach the admin API at {}", self.base))?;
+        let (status, body) = (response.status(), response.into_body());
         answer(status, &body)
     }
 }

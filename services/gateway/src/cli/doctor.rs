@@ -24,6 +24,7 @@ use self::gateway::Running;
 use self::listeners::{Listener, Place};
 use self::machine::{Machine, Wanted};
 use self::report::{Check, Report, Style};
+use super::link::{Own, OwnArgs};
 use super::{ConfigArgs, Failure, clear_progress, ort_dylib_path, say, say_json, show_progress};
 use crate::app::wants_router;
 use crate::config::{Config, Loaded};
@@ -45,6 +46,8 @@ pub(super) struct Args {
     /// The admin token of a running gateway, to compare what it uses with the file; `admin.token` goes before it.
     #[arg(long, env = "GUILDHALL_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+    #[command(flatten)]
+    own: OwnArgs,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -61,8 +64,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let machine = Machine::of_process(now);
+    let own = args.own.read()?;
     let (checks, usable) = match args.config.read() {
-        Ok(loaded) => examine(args, loaded, &machine)?,
+        Ok(loaded) => examine(args, own.as_ref(), loaded, &machine)?,
         Err(error) => {
             let file = args.config.config.as_deref().unwrap_or("-".as_ref());
             let mut checks = configuration::unusable(file, &error);
@@ -106,7 +110,12 @@ fn wanted(config: &Config, router: bool) -> Wanted {
 }
 
 /// All checks of a configuration that could be read, and whether its parts fit together.
-fn examine(args: &Args, loaded: Loaded, machine: &Machine) -> Result<(Vec<Check>, bool), Failure> {
+fn examine(
+    args: &Args,
+    own: Option<&Own>,
+    loaded: Loaded,
+    machine: &Machine,
+) -> Result<(Vec<Check>, bool), Failure> {
     let Loaded { mut config, files } = loaded;
     let in_file = config.clone();
     args.config.override_library(&mut config);
@@ -132,7 +141,7 @@ fn examine(args: &Args, loaded: Loaded, machine: &Machine) -> Result<(Vec<Check>
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     show_progress("asking the running gateway and the experts");
     runtime.block_on(async {
-        let running = listening(args, &config, machine.now, &mut checks).await;
+        let running = listening(args, own, &config, machine.now, &mut checks).await;
         let store = store::Store::at(&config.store.path);
         checks.extend(store.checks(&config.store.path, running.is_some()));
         let stored_keys = running.as_ref().and_then(|running| running.has_keys).or(store.has_keys());
@@ -159,7 +168,13 @@ fn admin(config: &Config) -> Listener<'_> {
 }
 
 /// Checks both listeners, and gives the gateway that has them already, if one has and answers.
-async fn listening(args: &Args, config: &Config, now: u64, checks: &mut Vec<Check>) -> Option<Running> {
+async fn listening(
+    args: &Args,
+    own: Option<&Own>,
+    config: &Config,
+    now: u64,
+    checks: &mut Vec<Check>,
+) -> Option<Running> {
     let (data, admin) = (data(config), admin(config));
     let configured = config.admin.token.as_ref().map(::experts::Secret::expose);
     let token = configured.or(args.token.as_deref()).filter(|t| !t.is_empty());
@@ -167,17 +182,19 @@ async fn listening(args: &Args, config: &Config, now: u64, checks: &mut Vec<Chec
         (listeners::try_out(data.address), listeners::try_out(admin.address));
     let mut running = None;
     if admin_place == Place::Taken
-        && let Some(plane) = admin.plane()
+        && let Some(plane) = admin.plane(own)
     {
         running = gateway::ask(&plane, token, args.timeout).await;
         if let Some(running) = &running {
             admin_place = Place::Served(running.describe());
         } else if plane.has_the_key(args.timeout).await {
-            admin_place = Place::Served("a guildhall that wants a client's certificate".to_owned());
+            admin_place = Place::Served(
+                "a guildhall that wants a client's certificate (--client-cert, --client-key)".to_owned(),
+            );
         }
     }
     if data_place == Place::Taken
-        && let Some(plane) = data.plane()
+        && let Some(plane) = data.plane(own)
         && (plane.has_the_key(args.timeout).await || gateway::is_data_plane(&plane, args.timeout).await)
     {
         let who = running.as_ref().map_or_else(|| "a guildhall".to_owned(), Running::describe);

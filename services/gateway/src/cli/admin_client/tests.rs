@@ -34,7 +34,7 @@ impl Running {
 }
 
 fn server(url: &str, token: Option<&str>) -> ServerArgs {
-    ServerArgs { url: url.into(), token: token.map(str::to_owned), json: false }
+    ServerArgs { url: url.into(), token: token.map(str::to_owned), tls: TlsArgs::default(), json: false }
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn the_address_and_the_token_are_checked_before_anything_is_sent() {
         Err(Failure::Usage(message)) => message,
         _ => panic!("{url} must be refused as bad usage"),
     };
-    assert!(refused("https://gateway:8081", Some("t")).contains("port-forward"));
+    assert!(refused("ftp://gateway:8081", Some("t")).contains("https://"));
     assert!(refused("gateway:8081", Some("t")).contains("http://"));
     assert!(refused("http://gateway:8081", None).contains("GUILDHALL_ADMIN_TOKEN"));
     assert!(refused("http://gateway:8081", Some("")).contains("GUILDHALL_ADMIN_TOKEN"));

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use super::certificates;
 use super::plane::Plane;
 use super::report::{Check, Section};
+use crate::cli::link::Own;
 use crate::config::TlsConfig;
 
 /// One of the listeners.
@@ -38,13 +39,13 @@ pub(super) fn try_out(address: SocketAddr) -> Place {
 }
 
 impl Listener<'_> {
-    /// The listener as a client on this machine reaches it; `None` where its certificate cannot be read.
-    pub(super) fn plane(self) -> Option<Plane> {
+    /// The listener as a client on this machine reaches it, with our certificate where it asks for one; `None` where its certificate cannot be read.
+    pub(super) fn plane(self, own: Option<&Own>) -> Option<Plane> {
         let certificate = match self.tls {
             Some(tls) => Some(certificates::first(&tls.cert_file)?),
             None => None,
         };
-        Some(Plane::new(self.address, certificate))
+        Some(Plane::new(self.address, certificate, own))
     }
 
     pub(super) fn check(self, place: &Place) -> Check {
@@ -136,8 +137,8 @@ mod tests {
 
     #[test]
     fn a_listener_without_its_certificate_cannot_be_asked() {
-        assert!(DATA.plane().is_some());
-        assert!(Listener { tls: Some(&tls()), ..DATA }.plane().is_none());
+        assert!(DATA.plane(None).is_some());
+        assert!(Listener { tls: Some(&tls()), ..DATA }.plane(None).is_none());
     }
 
     #[test]

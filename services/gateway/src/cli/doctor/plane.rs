@@ -8,21 +8,16 @@ use anyhow::Context;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The largest answer that is read.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+use crate::cli::link::{Own, exchange};
 
 /// A listener as this machine reaches it.
 #[derive(Clone)]
@@ -39,9 +34,14 @@ pub(super) struct Answer {
 }
 
 impl Plane {
-    /// The listener at `address`, which shows `certificate` where it speaks TLS.
-    pub(super) fn new(address: SocketAddr, certificate: Option<CertificateDer<'static>>) -> Self {
-        let tls = certificate.and_then(|certificate| Pinned::connector(certificate).ok());
+    /// The listener at `address`, which shows `certificate` where it speaks TLS, and is shown ours where it
+    /// asks for one.
+    pub(super) fn new(
+        address: SocketAddr,
+        certificate: Option<CertificateDer<'static>>,
+        own: Option<&Own>,
+    ) -> Self {
+        let tls = certificate.and_then(|certificate| Pinned::connector(certificate, own).ok());
         Self { address: reachable(address), tls }
     }
 
@@ -73,7 +73,9 @@ impl Plane {
                 None => exchange(TcpStream::connect(self.address).await?, request).await,
             }
         };
-        tokio::time::timeout(limit, exchange).await.context("no answer in time")?
+        let answer = tokio::time::timeout(limit, exchange).await.context("no answer in time")??;
+        let (head, body) = answer.into_parts();
+        Ok(Answer { status: head.status, headers: head.headers, body })
     }
 
     /// A connection over TLS; `None` where the listener speaks none.
@@ -82,20 +84,6 @@ impl Plane {
         let stream = TcpStream::connect(self.address).await?;
         Ok(Some(tls.connect(ServerName::from(self.address.ip()), stream).await?))
     }
-}
-
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> anyhow::Result<Answer>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with this function.
-    let mut connection = JoinSet::new();
-    connection.spawn(driver);
-    let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
-    let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?.to_bytes();
-    Ok(Answer { status: head.status, headers: head.headers, body })
 }
 
 /// An address that stands for all of this machine's is reached by loopback.
@@ -118,14 +106,20 @@ struct Pinned {
 }
 
 impl Pinned {
-    fn connector(certificate: CertificateDer<'static>) -> Result<TlsConnector, rustls::Error> {
+    fn connector(
+        certificate: CertificateDer<'static>,
+        own: Option<&Own>,
+    ) -> Result<TlsConnector, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
-        let config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Self { certificate, algorithms }))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::new(Self { certificate, algorithms }));
+        let config = match own {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder.with_client_auth_cert(chain.clone(), key.clone_key())?,
+        };
         Ok(TlsConnector::from(Arc::new(config)))
     }
 }
@@ -178,6 +172,7 @@ mod tests {
     use hyper::body::Incoming;
     use hyper::service::service_fn;
     use rcgen::{CertificateParams, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
     use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
 
@@ -213,7 +208,7 @@ mod tests {
             let limits = ServerConfig { max_header_bytes: 32 << 10, head_patience: limit, drain: limit };
             let stop = CancellationToken::new();
             let server = tokio::spawn(serve(listener, Some(tls), service, limits, stop.clone()));
-            let plane = Plane::new(address, Some(ours.der().clone()));
+            let plane = Plane::new(address, Some(ours.der().clone()), None);
             assert_eq!(plane.url(), format!("https://{address}"));
             assert!(plane.has_the_key(limit).await);
             match plane.get("/health", Some("t"), limit).await {
@@ -223,10 +218,14 @@ mod tests {
                 }
                 Err(error) => assert!(clients_only, "{error:#}"),
             }
-            let stranger = Plane::new(address, Some(other.der().clone()));
+            // Whoever the authority issued a certificate for is let in.
+            let shown = (vec![ours.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap());
+            let known = Plane::new(address, Some(ours.der().clone()), Some(&shown));
+            assert_eq!(known.get("/health", None, limit).await.unwrap().body, "/health none");
+            let stranger = Plane::new(address, Some(other.der().clone()), None);
             assert!(!stranger.has_the_key(limit).await);
             assert!(stranger.get("/health", Some("t"), limit).await.is_err());
-            assert!(!Plane::new(address, None).has_the_key(limit).await);
+            assert!(!Plane::new(address, None, None).has_the_key(limit).await);
             stop.cancel();
             server.await.unwrap();
         }
@@ -234,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_address_for_everybody_is_reached_by_loopback() {
-        let url = |address: &str| Plane::new(address.parse().unwrap(), None).url();
+        let url = |address: &str| Plane::new(address.parse().unwrap(), None, None).url();
         assert_eq!(url("0.0.0.0:80"), "http://127.0.0.1:80");
         assert_eq!(url("[::]:81"), "http://[::1]:81");
         assert_eq!(url("10.0.0.7:82"), "http://10.0.0.7:82");
