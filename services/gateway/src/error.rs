@@ -41,6 +41,7 @@ pub enum ErrorKind {
     PreconditionFailed,
     BodyTooLarge,
     UnsupportedMediaType,
+    UnsupportedEncoding,
     Unprocessable,
     RateLimited,
     BudgetExceeded,
@@ -81,7 +82,7 @@ impl ErrorKind {
                 (StatusCode::PRECONDITION_FAILED, REQUEST, "precondition_failed", Client)
             }
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, "request_too_large", Client),
-            Self::UnsupportedMediaType => {
+            Self::UnsupportedMediaType | Self::UnsupportedEncoding => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_media_type", Client)
             }
             Self::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, "invalid_value", Client),
@@ -198,8 +199,15 @@ impl IntoResponse for ApiError {
         if self.pointless {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        if self.kind == ErrorKind::Unauthorized {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        match self.kind {
+            ErrorKind::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // What would have been accepted (RFC 9110 section 15.5.16).
+            ErrorKind::UnsupportedEncoding => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
+            }
+            _ => {}
         }
         response
     }

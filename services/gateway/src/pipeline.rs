@@ -18,6 +18,7 @@
 mod account;
 mod admit;
 mod call;
+mod compressed;
 pub mod decode;
 mod front;
 pub mod headers;

@@ -20,7 +20,7 @@ pub struct DataConfig {
     /// front checks who may call: without it, an address that other machines can reach lets nobody in before
     /// the first key is made.
     pub open_to_network: bool,
-    /// Longest request body, in bytes.
+    /// Longest request body, in bytes; of one that comes compressed, both before and after that is undone.
     pub max_body_bytes: usize,
     /// Longest request head (request line and headers together), in bytes.
     pub max_header_bytes: usize,

@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::decode::Decoded;
 use super::route::{Target, Trace};
-use super::{Context, Pipeline, now_ms};
+use super::{Context, Pipeline, compressed, now_ms};
 use crate::catalog::View;
 use crate::error::{ApiError, ErrorKind};
 
@@ -103,27 +103,26 @@ impl Pipeline {
         })
     }
 
-    /// Reads the body.
+    /// Reads the body, and undoes its compression.
     ///
     /// # Errors
-    /// 413 for a body over the limit, 415 for a compressed one, 408 when it does not arrive, 400 when the
-    /// connection breaks.
+    /// 413 for a body over the limit, 415 for an unknown compression, 408 when it does not arrive, 400 when the
+    /// connection breaks or the body is damaged.
     pub(super) async fn body(&self, context: &Context, body: Body) -> Result<Bytes, ApiError> {
-        if let Some(coding) = context.headers.get(header::CONTENT_ENCODING).filter(|c| *c != "identity") {
-            let message = format!("content-encoding {coding:?} is not accepted; send the body uncompressed");
-            return Err(ApiError::new(ErrorKind::UnsupportedMediaType, message));
-        }
+        let is_coded = context.headers.contains_key(header::CONTENT_ENCODING);
+        let coding = if is_coded { compressed::coding(&context.headers)? } else { None };
         let max = self.limits.max_body_bytes;
         if body.size_hint().lower() > max as u64 {
             return Err(too_large(max));
         }
         let patience = self.limits.body_timeout_ms;
-        match tokio::time::timeout(Duration::from_millis(patience), collect(body, max)).await {
-            Ok(body) => body,
-            Err(_) => Err(ApiError::new(
-                ErrorKind::RequestTimeout,
-                format!("the body did not arrive within {patience} ms"),
-            )),
+        let collected = tokio::time::timeout(Duration::from_millis(patience), collect(body, max)).await;
+        let body = collected.map_err(|_| {
+            ApiError::new(ErrorKind::RequestTimeout, format!("the body did not arrive within {patience} ms"))
+        })??;
+        match coding {
+            None => Ok(body),
+            Some(coding) => Box::pin(compressed::expand(coding, body, max)).await,
         }
     }
 
@@ -286,8 +285,9 @@ async fn collect(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
-fn too_large(max: usize) -> ApiError {
-    let message =
-        format!("the body is longer than {max} bytes; the operator sets this limit as data.max_body_bytes");
+pub(super) fn too_large(max: usize) -> ApiError {
+    let message = format!(
+        "the body is longer than {max} bytes, compressed or not; the operator sets this limit as data.max_body_bytes"
+    );
     ApiError::new(ErrorKind::BodyTooLarge, message)
 }
