@@ -5,6 +5,7 @@
 //! see goes to `internal`, which is logged once where the error is answered and never sent.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -184,6 +185,12 @@ impl ApiError {
     }
 }
 
+/// A wait as `Retry-After` has it: in whole seconds, one at least, rounded up, so that who comes back then is
+/// not early.
+pub(crate) fn whole_seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX).max(1)
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if let Some(detail) = &self.internal {
@@ -227,6 +234,20 @@ mod tests {
         );
         let body = String::from_utf8(ApiError::internal("secret detail").body()).unwrap();
         assert!(body.contains(r#""param":null"#) && !body.contains("secret detail"));
+    }
+
+    #[test]
+    fn a_wait_is_told_in_seconds_that_suffice_and_no_more() {
+        for (wait, seconds) in [
+            (Duration::ZERO, 1),
+            (Duration::from_millis(1), 1),
+            (Duration::from_mins(1), 60),
+            (Duration::from_nanos(60_000_000_001), 61),
+            (Duration::from_millis(61_993), 62),
+            (Duration::MAX, u32::MAX),
+        ] {
+            assert_eq!(whole_seconds(wait), seconds, "{wait:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::decode::Decoded;
 use super::route::{Target, Trace};
 use super::{Context, Pipeline, compressed, now_ms};
 use crate::catalog::View;
-use crate::error::{ApiError, ErrorKind};
+use crate::error::{ApiError, ErrorKind, whole_seconds};
 
 /// Tokens that an answer is expected to have when the request sets no bound.
 const USUAL_ANSWER: u64 = 256;
@@ -244,7 +244,7 @@ fn over_limit(refusal: &Refusal) -> ApiError {
         };
         ApiError::new(ErrorKind::RateLimited, message)
     };
-    error.retry_after = refusal.retry_after.map(|wait| u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX));
+    error.retry_after = refusal.retry_after.map(whole_seconds);
     error.pointless = refusal.is_final();
     error
 }
@@ -257,7 +257,7 @@ pub(super) fn no_place(whose: &str, rejected: Rejected) -> ApiError {
         rejected.reason.name()
     );
     let mut error = ApiError::new(kind, message);
-    error.retry_after = Some(u32::try_from(rejected.retry_after.as_secs()).unwrap_or(u32::MAX).max(1));
+    error.retry_after = Some(whole_seconds(rejected.retry_after));
     error
 }
 

@@ -16,7 +16,7 @@ use super::route::{Target, Trace, candidates, session_key};
 use super::{Context, Pipeline, micros};
 use crate::catalog::View;
 use crate::decision::{Attempt, Path, Planned};
-use crate::error::{ApiError, ErrorKind};
+use crate::error::{ApiError, ErrorKind, whole_seconds};
 use crate::metrics::{Name, OfExpert, OfRoute};
 
 /// An expert's answer, up to its head.
@@ -286,8 +286,7 @@ fn explain(expert: &Expert, error: &CallError, deadline: Option<Instant>) -> Api
     };
     let mut answer = ApiError::new(kind, format!("the expert `{}` {}", expert.id(), error.message()));
     if kind == ErrorKind::NoHealthyBackend {
-        let wait = error.retry_after().map_or(1, |wait| wait.as_secs() + 1);
-        answer.retry_after = Some(u32::try_from(wait).unwrap_or(u32::MAX));
+        answer.retry_after = Some(error.retry_after().map_or(1, whole_seconds));
     }
     answer.internal = error.detail().map(|d| format!("expert {}: {d}", expert.id()));
     answer
