@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::until;
+use crate::support::{ask, until};
 
 /// An authority that issues certificates.
 struct Authority {
@@ -77,7 +77,7 @@ fn client(trusted: &Authority, own: Option<&Issued>, protocol: &str) -> TlsConne
 /// The status of a GET over TLS by HTTP/1.1.
 async fn get(connector: &TlsConnector, url: &str, path: &str) -> anyhow::Result<u16> {
     let mut connection = open(connector, url).await?;
-    Ok(ask(&mut connection, path).await?.status().as_u16())
+    Ok(request(&mut connection, path).await?.status().as_u16())
 }
 
 async fn open(connector: &TlsConnector, url: &str) -> anyhow::Result<http1::SendRequest<Empty<Bytes>>> {
@@ -89,12 +89,12 @@ async fn open(connector: &TlsConnector, url: &str) -> anyhow::Result<http1::Send
     Ok(sender)
 }
 
-async fn ask(
+async fn request(
     connection: &mut http1::SendRequest<Empty<Bytes>>,
     path: &str,
 ) -> anyhow::Result<Response<Bytes>> {
-    let request = Request::get(path).header("host", "localhost").body(Empty::new())?;
-    let (parts, body) = connection.send_request(request).await?.into_parts();
+    let get = Request::get(path).header("host", "localhost").body(Empty::new())?;
+    let (parts, body) = connection.send_request(get).await?.into_parts();
     Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))
 }
 
@@ -156,7 +156,7 @@ async fn a_new_certificate_is_taken_into_use_while_connections_go_on() {
     let gateway = gateway(folder.path(), "");
     let (of_old, of_new) = (client(&old, None, "http/1.1"), client(&new, None, "http/1.1"));
     let mut open = open(&of_old, &gateway.url).await.unwrap();
-    assert_eq!(ask(&mut open, "/v1/models").await.unwrap().status(), 200);
+    assert_eq!(request(&mut open, "/v1/models").await.unwrap().status(), 200);
     assert!(get(&of_new, &gateway.url, "/v1/models").await.is_err());
 
     // In two steps, the first of which leaves a certificate with another's key.
@@ -170,7 +170,7 @@ async fn a_new_certificate_is_taken_into_use_while_connections_go_on() {
     })
     .await;
     assert!(get(&of_old, &gateway.url, "/v1/models").await.is_err());
-    assert_eq!(ask(&mut open, "/v1/models").await.unwrap().status(), 200);
+    assert_eq!(request(&mut open, "/v1/models").await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -216,4 +216,40 @@ async fn the_command_line_reaches_an_admin_plane_that_wants_a_certificate() {
     assert!(code == Some(1) && errors.contains("--client-cert"), "{errors}");
     let (code, _, errors) = run(&[trusted, certificate]);
     assert!(code == Some(2) && errors.contains("--client-key"), "{errors}");
+}
+
+#[tokio::test]
+async fn an_expert_s_rotated_client_certificate_is_taken_into_use() {
+    let (ours, theirs, others) = (Authority::new(), Authority::new(), Authority::new());
+    let (served, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    ours.issue("localhost").write(served.path());
+    let clients = served.path().join("clients.crt");
+    std::fs::write(&clients, &theirs.pem).unwrap();
+    // Whoever answers over TLS will do for an expert.
+    let upstream = gateway(served.path(), &format!(", client_ca_file: '{}'", clients.display()));
+    let url = upstream.url.replace("127.0.0.1", "localhost");
+    std::fs::write(folder.path().join("ca.pem"), &ours.pem).unwrap();
+    others.issue("gateway").write(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let gateway = Gateway::start(&format!(
+        "experts:\n  - id: far\n    backend:\n      kind: llm\n      model: one\n      endpoints: [{{url: '{url}/v1'}}]\n\
+         \x20     breaker: {{enabled: false}}\n\
+         \x20     tls: {{ca_file: '{}', client_cert_file: '{}', client_key_file: '{}'}}\n",
+        file("ca.pem"),
+        file("tls.crt"),
+        file("tls.key"),
+    ))
+    .unwrap();
+    let client = Client::default();
+    let ask = async || client.post(&gateway.v1("chat/completions"), &ask("far", "hi")).await.unwrap();
+    assert_eq!(ask().await.status, 502);
+    let good = theirs.issue("gateway");
+    good.write(folder.path());
+    until("the new certificate is in use", async || ask().await.status == 200).await;
+    // Half of a rotation, and then nothing for a while: what works goes on.
+    std::fs::write(folder.path().join("tls.crt"), &others.issue("gateway").certificate).unwrap();
+    until("the half is noticed", async || gateway.errors().contains("does not fit client_cert_file")).await;
+    assert_eq!(ask().await.status, 200);
+    others.issue("gateway").write(folder.path());
+    until("the wrong one is in use, on connections too", async || ask().await.status == 502).await;
 }

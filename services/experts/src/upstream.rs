@@ -177,6 +177,15 @@ impl Client {
         Identity::read(files, self.shared.connector.roots())
     }
 
+    /// Reads the files of an identity again; `None` while they hold the same. Blocks on the files.
+    pub(crate) fn identity_again(
+        &self,
+        known: &Identity,
+        files: &TlsFiles,
+    ) -> Result<Option<Identity>, BadFile> {
+        known.reread(files, self.shared.connector.roots())
+    }
+
     /// The peer at an address: the same one for all experts that are served there.
     pub(crate) fn peer(&self, address: Address) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);

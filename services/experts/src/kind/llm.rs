@@ -2,6 +2,7 @@ mod check;
 mod compose;
 mod discover;
 mod look;
+mod rotate;
 mod settings;
 mod site;
 mod tries;
@@ -33,7 +34,7 @@ use crate::resilience::hedge::Hedging;
 use crate::resilience::{Balancing, BreakerSettings, BreakerState, Retries};
 use crate::spec::{ExpertSpec, Limits, Problem};
 use crate::splice::{Editor, EventFilter, Filter};
-use crate::upstream::{Client, Identity, Trust};
+use crate::upstream::{Client, Identity, TlsFiles, Trust};
 use crate::vitals::{Standing, Vitals};
 use compose::Composer;
 use site::{Server, Site};
@@ -108,19 +109,24 @@ pub(crate) struct Llm {
     retries: Retries,
     breaker: BreakerSettings,
     health: Option<HealthCheck>,
+    tls: Option<TlsFiles>,
     /// What retries may cost.
     allowance: Mutex<Bucket>,
     hedging: Option<Mutex<Hedging>>,
     counters: Counters,
 }
 
-/// What goes on beside the calls: looking addresses up, asking endpoints whether they work.
+/// What goes on beside the calls: looking addresses up, asking endpoints whether they work, reading TLS files
+/// again.
 pub(super) fn chores(llm: &Arc<Llm>, stop: &CancellationToken) -> Vec<Chore> {
     let mut chores: Vec<Chore> = Vec::new();
     for (at, server) in llm.servers.iter().enumerate() {
         if server.is_discovered() {
             chores.push(Box::pin(discover::run(Arc::downgrade(llm), at, stop.clone())));
         }
+    }
+    if let Some(files) = &llm.tls {
+        chores.push(Box::pin(rotate::run(Arc::downgrade(llm), files.clone(), stop.clone())));
     }
     if let Some(settings) = &llm.health {
         chores.push(Box::pin(check::run(Arc::downgrade(llm), settings.clone(), stop.clone())));
@@ -159,6 +165,7 @@ impl Llm {
             retries: settings.retries.clone(),
             breaker: settings.breaker.clone(),
             health: settings.health.clone(),
+            tls: settings.tls.clone(),
             allowance: Mutex::new(settings.retries.budget.bucket(now)),
             hedging: settings.hedge.clone().map(|hedge| Mutex::new(Hedging::new(hedge, now))),
             counters: Counters::default(),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::connect::{Address, Host, Io};
 use super::exchange::{Exchange, Http1, Http2, Unanswered, explain};
-use super::{Payload, Shared};
+use super::{Identity, Payload, Shared};
 use crate::error::CallError;
 
 /// Streams on one HTTP/2 connection before another is opened, whatever the peer allows.
@@ -96,6 +96,11 @@ impl Peer {
             rests_until: AtomicU64::new(0),
             born: Instant::now(),
         }
+    }
+
+    /// Who calls, where that is not the client's own party.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.address.identity.as_deref()
     }
 
     /// Calls in progress.

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsConnector;
 
 /// The files for TLS with an upstream that wants to know who calls (mutual TLS), or whose certificate comes
-/// from an authority of its own. They are read when the expert is set up, and again when its settings change.
+/// from an authority of its own. They are read again when they change; files that cannot be used leave the ones
+/// before them in force, with a warning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsFiles {
@@ -93,17 +94,28 @@ pub(crate) struct Identity {
 impl Identity {
     /// Reads the files. `public` are the authorities that are trusted where the files name none.
     pub(super) fn read(files: &TlsFiles, public: &RootCertStore) -> Result<Self, BadFile> {
-        if let Some(problem) = files.problem() {
-            return Err(problem);
+        match files.problem() {
+            Some(problem) => Err(problem),
+            None => Self::of(contents(files)?, files, public),
         }
-        let ca = bytes("ca_file", files.ca_file.as_deref())?;
-        let cert = bytes("client_cert_file", files.client_cert_file.as_deref())?;
-        let key = bytes("client_key_file", files.client_key_file.as_deref())?;
+    }
+
+    /// Reads the files again; `None` while they hold the same.
+    pub(super) fn reread(&self, files: &TlsFiles, public: &RootCertStore) -> Result<Option<Self>, BadFile> {
+        let held = contents(files)?;
+        if held == self.held {
+            return Ok(None);
+        }
+        Self::of(held, files, public).map(Some)
+    }
+
+    fn of(held: [Vec<u8>; 3], files: &TlsFiles, public: &RootCertStore) -> Result<Self, BadFile> {
+        let [ca, cert, key] = &held;
         let roots = match &files.ca_file {
             None => public.clone(),
             Some(path) => {
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates("ca_file", path, &ca)? {
+                for certificate in certificates("ca_file", path, ca)? {
                     roots.add(certificate).map_err(|e| bad("ca_file", path, &e))?;
                 }
                 roots
@@ -111,9 +123,9 @@ impl Identity {
         };
         let own = match (&files.client_cert_file, &files.client_key_file) {
             (Some(cert_path), Some(key_path)) => {
-                let chain = certificates("client_cert_file", cert_path, &cert)?;
+                let chain = certificates("client_cert_file", cert_path, cert)?;
                 // The parser's own words might hold pieces of the file.
-                let parsed = PrivateKeyDer::from_pem_slice(&key)
+                let parsed = PrivateKeyDer::from_pem_slice(key)
                     .map_err(|_| bad("client_key_file", key_path, &"holds no PEM private key"))?;
                 Some((chain, parsed))
             }
@@ -122,8 +134,16 @@ impl Identity {
         let party = Party::new(roots, own).map_err(|e| {
             ("client_key_file", format!("does not fit client_cert_file, or cannot be used: {e}"))
         })?;
-        Ok(Self { party, held: [ca, cert, key] })
+        Ok(Self { party, held })
     }
+}
+
+fn contents(files: &TlsFiles) -> Result<[Vec<u8>; 3], BadFile> {
+    Ok([
+        bytes("ca_file", files.ca_file.as_deref())?,
+        bytes("client_cert_file", files.client_cert_file.as_deref())?,
+        bytes("client_key_file", files.client_key_file.as_deref())?,
+    ])
 }
 
 fn bytes(field: &'static str, path: Option<&Path>) -> Result<Vec<u8>, BadFile> {

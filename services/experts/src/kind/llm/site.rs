@@ -2,6 +2,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use tokio::sync::Notify;
@@ -41,7 +42,8 @@ pub(super) struct Server {
     pub(super) origin: Origin,
     http2: bool,
     trust: Trust,
-    identity: Option<Arc<Identity>>,
+    /// Who calls; changes when its files do.
+    identity: ArcSwapOption<Identity>,
     headers: HeaderMap,
     host: HeaderValue,
     /// By operation: the path alone, for HTTP/1, and the whole URL, for HTTP/2.
@@ -80,7 +82,7 @@ impl Server {
             look: Notify::new(),
             http2: settings.http2,
             trust,
-            identity,
+            identity: ArcSwapOption::new(identity),
             headers: template.clone(),
             host: HeaderValue::try_from(base.origin.authority.as_str()).map_err(|e| e.to_string())?,
             targets: [target(chat)?, target(completions)?, target(embeddings)?],
@@ -134,13 +136,38 @@ impl Server {
         request
     }
 
+    /// Who calls, where the expert has files for that.
+    pub(super) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.load_full()
+    }
+
+    /// From now on, who calls is this. Sites that exist go on as they are.
+    pub(super) fn set_identity(&self, identity: Arc<Identity>) {
+        self.identity.store(Some(identity));
+    }
+
     /// Where to connect to: to one of its host's addresses, or to any of them.
     pub(super) fn address(&self, at: Option<IpAddr>) -> Result<Address, String> {
-        self.origin.address(at, self.http2, self.trust, self.identity.clone())
+        self.origin.address(at, self.http2, self.trust, self.identity.load_full())
     }
 }
 
 impl Site {
+    /// The same site, called by who calls its server now; `None` while that is who has called all along. What
+    /// is known of the site stays. Connections of before are closed when the last call on them has ended.
+    pub(super) fn renewed(&self, client: &Client) -> Option<Self> {
+        if self.peer.identity() == self.server.identity().as_deref() {
+            return None;
+        }
+        Some(Self {
+            server: self.server.clone(),
+            address: self.address,
+            peer: client.peer(self.server.address(self.address).ok()?),
+            vitals: self.vitals.clone(),
+            key: self.key,
+        })
+    }
+
     pub(super) fn new(
         server: &Arc<Server>,
         address: Option<IpAddr>,
