@@ -3,6 +3,12 @@
 use std::time::Duration;
 
 use e2e::{Client, Gateway};
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{ask, fixed, llm, mock};
 
@@ -60,6 +66,91 @@ async fn a_stop_signal_lets_open_streams_finish_and_takes_nothing_new() {
     let whole = http_body_util::BodyExt::collect(stream.into_body()).await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&whole).ends_with("data: [DONE]\n\n"));
     assert_eq!(gateway.wait().unwrap(), Some(0));
+}
+
+/// A connection on which bytes are sent as they are.
+struct Wire(TcpStream);
+
+impl Wire {
+    async fn open(gateway: &Gateway) -> Self {
+        Self(TcpStream::connect(gateway.url.trim_start_matches("http://")).await.unwrap())
+    }
+
+    async fn send(&mut self, body: &str) {
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.0.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    }
+
+    /// Reads until `end` has come.
+    async fn read_to(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        let mut buffer = [0; 4096];
+        while !text.contains(end) {
+            let read = self.0.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "closed after {text}");
+            text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+        text
+    }
+
+    /// What comes until the gateway closes the connection in good order.
+    async fn rest(mut self) -> String {
+        let mut text = String::new();
+        self.0.read_to_string(&mut text).await.unwrap();
+        text
+    }
+}
+
+#[tokio::test]
+async fn at_the_end_of_the_drain_delay_connections_close_in_good_order() {
+    let mock = mock_expert::Mock::start(mock_expert::Settings {
+        gap: "20ms".parse().unwrap(),
+        tokens: Some(60),
+        ..mock_expert::Settings::default()
+    })
+    .await
+    .unwrap();
+    let config = format!(
+        "data: {{listen: '127.0.0.1:0', drain_delay_ms: 200}}\nexperts:\n{}{}",
+        llm("coder", &mock.url(), ""),
+        fixed(&["coder"])
+    );
+    let mut gateway = Gateway::start(&config).unwrap();
+    let (unused, mut idle, mut busy) =
+        (Wire::open(&gateway).await, Wire::open(&gateway).await, Wire::open(&gateway).await);
+    let mut body = ask("auto", "a");
+    body["max_tokens"] = 1.into();
+    idle.send(&body.to_string()).await;
+    idle.read_to("\"usage\"").await;
+    let socket = TcpStream::connect(gateway.url.trim_start_matches("http://")).await.unwrap();
+    let (mut h2, connection) =
+        http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+    let h2_end = tokio::spawn(connection);
+    let request = hyper::Request::get(format!("{}/v1/models", gateway.url)).body(Empty::new()).unwrap();
+    assert_eq!(h2.send_request(request).await.unwrap().status(), 200);
+    let mut stream = ask("auto", "a long stream");
+    stream["stream"] = true.into();
+    busy.send(&stream.to_string()).await;
+    let head = busy.read_to("data: ").await;
+    assert!(!head.contains("connection: close"), "{head}");
+    gateway.signal("TERM").unwrap();
+
+    // What has nothing to wait for is closed while the stream goes on.
+    assert_eq!(unused.rest().await, "");
+    assert_eq!(idle.rest().await, "");
+    h2_end.await.unwrap().unwrap();
+    assert!(mock.stats().in_flight == 1, "the stream had ended before");
+    // A client that goes on where the stream was loses nothing.
+    let end = busy.read_to("data: [DONE]\n\n\r\n0\r\n\r\n").await;
+    assert!(end.contains("chat.completion.chunk"));
+    busy.send(&body.to_string()).await;
+    let last = busy.rest().await;
+    assert!(last.starts_with("HTTP/1.1 200 ") && last.contains("connection: close"), "{last}");
+    assert_eq!(gateway.wait().unwrap(), Some(0));
+    assert!(gateway.errors().contains("all requests finished"), "{}", gateway.errors());
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The data plane's edge: its routes, in one table.
 
+mod connection;
 mod embeddings;
 mod inline;
 mod models;
@@ -32,7 +33,8 @@ use crate::pipeline::{Front, Pipeline};
 /// cannot be closed safely: the next request may be on its way already, and is lost. One that is closed
 /// after an answer that says so loses nothing, and HTTP/2 has a message of its own for that (GOAWAY), which
 /// is sent when the listener closes. So with `data.drain_delay_ms` every connection that is in use has
-/// ended in good order when the listener closes, and only what lay idle for all that time is cut.
+/// ended in good order when the listener closes, or ends so after the stream that it is in the middle of, and
+/// only what lay idle for all that time is cut.
 #[derive(Clone)]
 pub struct DataPlane {
     pipeline: Arc<Pipeline>,

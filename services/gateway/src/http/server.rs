@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,13 +12,14 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::conn::auto::{self, Connection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::connection::{self, History, OfConnection};
 use super::inline::Inline;
-use super::tls::{PeerIdentity, Tls};
+use super::tls::Tls;
 
 /// How often an HTTP/2 client is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -40,7 +41,8 @@ pub struct ServerConfig {
 ///
 /// Connections that the system has accepted by then are served as well: closing the listener would reset
 /// them. An HTTP/1 connection that is idle at the stop is closed at once, and one that is busy after its
-/// answer, without a word of warning when the answer had begun before. HTTP/2 clients are told first.
+/// answer; after a stream that had begun before, a moment later, because nothing has told the client yet.
+/// HTTP/2 clients are told first.
 ///
 /// The result says whether every request was finished.
 pub async fn serve<S>(
@@ -54,7 +56,8 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let graceful = GracefulShutdown::new();
+    // What has been accepted is told to close when the last has been.
+    let (connections, closing) = (TaskTracker::new(), CancellationToken::new());
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -86,75 +89,30 @@ where
             }
         };
         prepare(&socket);
-        let spoke = Arc::new(AtomicBool::new(false));
-        let silent = silent(config.head_patience, spoke.clone());
+        let history = Arc::new(History::default());
+        let (patience, closing) = (config.head_patience, closing.clone());
         let Some(tls) = &tls else {
-            let service = OfConnection { service: service.clone(), peer: None, spoke };
-            let connection = builder.serve_connection(TokioIo::new(socket), service).into_owned();
-            let connection = graceful.watch(connection);
-            // Tracked by `graceful`, which is awaited below.
-            tokio::spawn(Inline::new(unless(silent, connection)));
+            let service = OfConnection { service: service.clone(), peer: None, history: history.clone() };
+            let served = builder.serve_connection(TokioIo::new(socket), service).into_owned();
+            let close = |served: Pin<&mut _>| Connection::graceful_shutdown(served);
+            connections.spawn(Inline::new(connection::serve(served, close, history, patience, closing)));
             continue;
         };
-        let (tls, builder, service) = (tls.clone(), builder.clone(), service.clone());
-        // Tracked by `watcher`, which `graceful` waits for, from before the handshake on.
-        let (watcher, stop) = (graceful.watcher(), stop.clone());
-        tokio::spawn(Inline::new(async move {
+        let (tls, builder, service, stop) = (tls.clone(), builder.clone(), service.clone(), stop.clone());
+        connections.spawn(Inline::new(async move {
             let Some(Some((stream, peer))) = stop.run_until_cancelled(tls.accept(socket)).await else {
                 return;
             };
-            let service = OfConnection { service, peer: peer.map(Arc::new), spoke };
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            unless(silent, watcher.watch(connection)).await;
+            let service = OfConnection { service, peer: peer.map(Arc::new), history: history.clone() };
+            let served = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let close = |served: Pin<&mut _>| Connection::graceful_shutdown(served);
+            connection::serve(served, close, history, patience, closing).await;
         }));
     }
     drop(listener);
-    tokio::time::timeout(config.drain, graceful.shutdown()).await.is_ok()
-}
-
-/// Ends when a connection's patience is over and no request has come by then; never otherwise. HTTP/1 has a
-/// timer for each head, but that starts only with the first bytes, which tell HTTP/1 from HTTP/2.
-async fn silent(patience: Duration, spoke: Arc<AtomicBool>) {
-    tokio::time::sleep(patience).await;
-    if spoke.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Serves a connection to its end, unless the other future ends before.
-async fn unless<E: std::fmt::Display>(
-    silent: impl Future<Output = ()>,
-    connection: impl Future<Output = Result<(), E>>,
-) {
-    tokio::select! {
-        biased;
-        end = connection => if let Err(error) = end {
-            tracing::debug!(%error, "a connection ended with an error");
-        },
-        () = silent => tracing::debug!("a connection sent no request in time"),
-    }
-}
-
-/// The service of one connection: notes that there was a request, and says with each who the client is.
-#[derive(Clone)]
-struct OfConnection<S> {
-    service: S,
-    peer: Option<Arc<PeerIdentity>>,
-    spoke: Arc<AtomicBool>,
-}
-
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for OfConnection<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, mut request: Request<Incoming>) -> S::Future {
-        self.spoke.store(true, Ordering::Relaxed);
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
-        }
-        self.service.call(request)
-    }
+    closing.cancel();
+    connections.close();
+    tokio::time::timeout(config.drain, connections.wait()).await.is_ok()
 }
 
 /// A stream's first chunk must not wait for the client's delayed acknowledgement of the head.
