@@ -108,7 +108,7 @@ impl Wire {
 async fn at_the_end_of_the_drain_delay_connections_close_in_good_order() {
     let mock = mock_expert::Mock::start(mock_expert::Settings {
         gap: "20ms".parse().unwrap(),
-        tokens: Some(60),
+        tokens: Some(150),
         ..mock_expert::Settings::default()
     })
     .await
