@@ -168,8 +168,12 @@ impl Pipeline {
         trace.priority = context.ours().and_then(headers::priority);
         let mut hold = self.hold()?;
         let began = Instant::now();
-        let body = self.body(context, body).await?;
+        let (body, coding) = self.body(context, body).await?;
         trace.arriving = began.elapsed();
+        let body = match coding {
+            None => body,
+            Some(coding) => Box::pin(compressed::expand(coding, body, self.limits.max_body_bytes)).await?,
+        };
         if let Some(work) = own(&body) {
             let estimate = (body.len() as u64 / decode::BYTES_PER_TOKEN as u64, 0);
             self.reserve(&view, None, estimate, trace, &mut hold).await?;

@@ -16,9 +16,10 @@ use http_body_util::BodyExt;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::compressed::{self, Coding};
 use super::decode::Decoded;
 use super::route::{Target, Trace};
-use super::{Context, Pipeline, compressed, now_ms};
+use super::{Context, Pipeline, now_ms};
 use crate::catalog::View;
 use crate::error::{ApiError, ErrorKind, whole_seconds};
 
@@ -103,12 +104,16 @@ impl Pipeline {
         })
     }
 
-    /// Reads the body, and undoes its compression.
+    /// Reads the body, and says how it is compressed.
     ///
     /// # Errors
     /// 413 for a body over the limit, 415 for an unknown compression, 408 when it does not arrive, 400 when the
-    /// connection breaks or the body is damaged.
-    pub(super) async fn body(&self, context: &Context, body: Body) -> Result<Bytes, ApiError> {
+    /// connection breaks.
+    pub(super) async fn body(
+        &self,
+        context: &Context,
+        body: Body,
+    ) -> Result<(Bytes, Option<Coding>), ApiError> {
         let is_coded = context.headers.contains_key(header::CONTENT_ENCODING);
         let coding = if is_coded { compressed::coding(&context.headers)? } else { None };
         let max = self.limits.max_body_bytes;
@@ -120,10 +125,7 @@ impl Pipeline {
         let body = collected.map_err(|_| {
             ApiError::new(ErrorKind::RequestTimeout, format!("the body did not arrive within {patience} ms"))
         })??;
-        match coding {
-            None => Ok(body),
-            Some(coding) => Box::pin(compressed::expand(coding, body, max)).await,
-        }
+        Ok((body, coding))
     }
 
     /// Charges the request to its key, team and route, as far as they have limits.
