@@ -185,27 +185,22 @@ impl Scanner {
     /// Reads on between strings, up to the next one or a mark.
     fn free(&mut self, piece: &[u8], at: &mut usize) -> Option<Mark> {
         while let Some(&byte) = piece.get(*at) {
-            if self.expected != Key::None {
-                if byte.is_ascii_whitespace() {
-                    *at += 1;
-                    continue;
-                }
-                let found = self.value(byte, *at);
-                *at += 1;
-                let stepped = self.step(CLASSES[usize::from(byte)], *at);
-                if found.is_some() || stepped.is_some() {
-                    return found.or(stepped);
-                }
-            } else {
-                *at += 1;
-                let class = CLASSES[usize::from(byte)];
+            let class = CLASSES[usize::from(byte)];
+            *at += 1;
+            let found = if self.expected == Key::None {
                 if class == Class::Other {
                     continue;
                 }
-                let stepped = self.step(class, *at);
-                if stepped.is_some() {
-                    return stepped;
+                None
+            } else {
+                if byte.is_ascii_whitespace() {
+                    continue;
                 }
+                self.value(byte, *at - 1)
+            };
+            let stepped = self.step(class, *at);
+            if found.is_some() || stepped.is_some() {
+                return found.or(stepped);
             }
             if self.lex != Lex::Free {
                 return None;
