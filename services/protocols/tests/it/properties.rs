@@ -2,11 +2,13 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use protocols::{Limits, Stamp, messages, responses};
+use protocols::{Limits, Stamp, messages, over_messages, responses};
 use serde_json::{Value, json};
 
 use crate::experts;
-use crate::support::{events, messages_echo, messages_stream, responses_echo, responses_stream};
+use crate::support::{cut, events, messages_echo, messages_stream, responses_echo, responses_stream};
+
+const TARGET: over_messages::Target<'_> = over_messages::Target { model: "m", shown: "m", max_tokens: 5 };
 
 fn message() -> messages::Echo {
     messages_echo(&json!({
@@ -17,14 +19,6 @@ fn message() -> messages::Echo {
 
 fn response() -> responses::Echo {
     responses_echo(&json!({"model": "auto", "input": "Hi", "tools": [{"type": "custom", "name": "c"}]}))
-}
-
-/// Cuts bytes at these places, each taken modulo the length.
-fn cut<'a>(bytes: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
-    let mut places: Vec<usize> = places.iter().map(|place| place % (bytes.len() + 1)).collect();
-    places.extend([0, bytes.len()]);
-    places.sort_unstable();
-    places.windows(2).map(|w| &bytes[w[0]..w[1]]).collect()
 }
 
 /// Deltas of any order, as experts may send them.
@@ -116,6 +110,10 @@ fn request() -> impl Strategy<Value = Value> {
         "document",
         "unsigned",
         "allowed_tools",
+        "image_url",
+        "file",
+        "tool",
+        "required",
     ];
     const KEYS: &[&str] = &[
         "type",
@@ -145,6 +143,12 @@ fn request() -> impl Strategy<Value = Value> {
         "mode",
         "messages",
         "title",
+        "function",
+        "tool_calls",
+        "tool_call_id",
+        "thinking_blocks",
+        "json_schema",
+        "file",
     ];
     const TOP: &[&str] = &[
         "messages",
@@ -162,6 +166,9 @@ fn request() -> impl Strategy<Value = Value> {
         "include",
         "metadata",
         "temperature",
+        "response_format",
+        "reasoning_effort",
+        "stop",
         "x",
     ];
     let leaf = prop_oneof![
@@ -284,6 +291,7 @@ proptest! {
         for (sent, lossy) in [
             messages::request(body.as_bytes()).map(|t| (t.body, t.lossy)),
             responses::request(body.as_bytes()).map(|t| (t.body, t.lossy)),
+            over_messages::request(body.as_bytes(), &TARGET).map(|t| (t.body, t.lossy)),
         ].into_iter().flatten() {
             let sent: Value = serde_json::from_slice(&sent).expect("the translation is JSON");
             prop_assert!(sent["messages"].is_array());
