@@ -65,7 +65,8 @@ pub fn request(body: &[u8], target: &Target<'_>) -> Result<Translated<Echo>, Bad
         result = Translation { out, written, lossy: &mut lossy }.run(top, stream, target.max_tokens);
     });
     result?;
-    Ok(Translated { body: sent, stream, model: target.model.to_owned(), lossy: lossy.into_paths(), echo })
+    let (model, lossy) = (target.model.to_owned(), lossy.into_paths());
+    Ok(Translated { body: sent, stream, model, lossy, refused: None, echo })
 }
 
 /// Refuses what an answer would be wrong without.

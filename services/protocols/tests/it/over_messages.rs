@@ -1,5 +1,7 @@
 //! Chat completions over experts that speak Messages.
 
+use std::fmt::Write;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use protocols::over_messages::{Echo, Ended, Stream, Target, Tokens, answer, request};
@@ -32,10 +34,11 @@ fn echo(include_usage: bool) -> Echo {
 
 /// A stream's events, each with its name, as the API has them.
 fn sse(events: &[Value]) -> String {
-    events
-        .iter()
-        .map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap()))
-        .collect()
+    let mut out = String::new();
+    for event in events {
+        write!(out, "event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap()).unwrap();
+    }
+    out
 }
 
 fn start() -> Value {
