@@ -15,6 +15,7 @@ use gateway::pipeline::decode::decode;
 use gateway::pipeline::headers as asked;
 use gateway::telemetry::trace::Sampler;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use protocols::over_messages::{self, Target as Expert};
 use protocols::{Limits, Stamp, messages, responses};
 use serde_json::value::RawValue;
 
@@ -28,6 +29,8 @@ pub const TARGETS: &[Target] = &[
     ("headers", headers),
     ("messages_request", messages_request),
     ("messages_stream", messages_stream),
+    ("over_messages_request", over_messages_request),
+    ("over_messages_stream", over_messages_stream),
     ("responses_request", responses_request),
     ("responses_stream", responses_stream),
     ("sse", sse),
@@ -35,6 +38,8 @@ pub const TARGETS: &[Target] = &[
 
 /// Bounds that short inputs can reach.
 const LIMITS: Limits = Limits { event: 512, answer: 512 };
+/// An expert that speaks Messages.
+const EXPERT: Expert<'_> = Expert { model: "m", shown: "shown", max_tokens: 9 };
 
 /// The body of a chat completions request, as the gateway reads it: the model stands where it says.
 pub fn chat_body(data: &[u8]) {
@@ -118,6 +123,48 @@ pub fn responses_stream(data: &[u8]) {
     let _ = responses::answer(data, &request.echo, &stamp()).map(|answer| assert!(is_json(&answer)));
 }
 
+/// A chat completions request for an expert that speaks Messages: its translation is JSON.
+pub fn over_messages_request(data: &[u8]) {
+    if let Ok(translated) = over_messages::request(data, &EXPERT) {
+        assert!(is_json(&translated.body));
+        check_lossy(&translated.lossy);
+    }
+}
+
+/// The stream of an expert that speaks Messages, for clients of chat completions and of Messages. The first
+/// byte says how the rest is cut.
+pub fn over_messages_stream(data: &[u8]) {
+    let Some((how, stream)) = data.split_first() else { return };
+    let body = br#"{"messages":[{"role":"user","content":"a"}],"stream_options":{"include_usage":true}}"#;
+    let Ok(request) = over_messages::request(body, &EXPERT) else { panic!("the request is good") };
+    let translate = |size: usize| {
+        let mut out = Vec::new();
+        let mut chunks = over_messages::Stream::new(request.echo.clone(), stamp(), LIMITS);
+        stream.chunks(size).for_each(|piece| chunks.push(piece, &mut out));
+        (chunks.finish("cut", &mut out), chunks.tokens(), out)
+    };
+    let whole = translate(usize::MAX);
+    assert_eq!(whole, translate(usize::from(*how) + 1));
+    let Ok(text) = String::from_utf8(whole.2) else { panic!("the translation is text") };
+    let mut ended = false;
+    for event in text.split_terminator("\n\n").filter(|event| !event.starts_with(':')) {
+        assert!(!ended, "an event after the last: {text}");
+        let Some(data) = event.strip_prefix("data: ") else { panic!("an event without data: {text}") };
+        assert!(data == "[DONE]" || is_json(data.as_bytes()), "{text}");
+        ended = data == "[DONE]" || data.starts_with("{\"error\":");
+    }
+    assert!(ended, "no last event: {text}");
+    let relayed = |size: usize| {
+        let mut out = Vec::new();
+        let mut relay = messages::Relay::new(Some("shown".to_owned()), LIMITS);
+        stream.chunks(size).for_each(|piece| relay.push(piece, &mut out));
+        (relay.finish("cut", &mut out), relay.tokens(), out)
+    };
+    assert_eq!(relayed(usize::MAX), relayed(usize::from(*how) + 1));
+    let _ =
+        over_messages::answer(stream, &request.echo, &stamp()).map(|(answer, _)| assert!(is_json(&answer)));
+}
+
 /// An expert's stream on its way through the gateway. The first byte says how the rest is cut, and what is
 /// to be corrected.
 pub fn sse(data: &[u8]) {
@@ -192,8 +239,13 @@ fn is_json(text: &[u8]) -> bool {
 
 fn check_translated(body: &[u8], lossy: &[String]) {
     assert!(is_json(body));
-    assert!(lossy.len() <= 33 && lossy.iter().flat_map(|path| path.bytes()).all(|b| b.is_ascii_graphic()));
+    check_lossy(lossy);
     let _ = decode(Operation::ChatCompletions, Bytes::copy_from_slice(body), 64);
+}
+
+/// Checks that the list of what was lost fits into a header.
+fn check_lossy(lossy: &[String]) {
+    assert!(lossy.len() <= 33 && lossy.iter().flat_map(|path| path.bytes()).all(|b| b.is_ascii_graphic()));
 }
 
 /// Checks that the cuts make no difference, that every event's data is JSON, and that the last one, and only

@@ -51,11 +51,14 @@ TWO_CALLS = {
 
 
 class Mock:
-    """The expert behind the gateway."""
+    """An expert behind the gateway."""
+
+    def __init__(self, url):
+        self.url = url
 
     def _ask(self, path, body=None):
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(PLACE["mock"] + path, data)) as answer:
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, data)) as answer:
             return json.load(answer)
 
     def stats(self):
@@ -90,7 +93,9 @@ class Mock:
         until(lambda: self.stats()["in_flight"] == 0, "the expert has no request in flight")
 
 
-mock = Mock()
+mock = Mock(PLACE["mock"])
+# The one that speaks Messages.
+claude = Mock(PLACE["messages"])
 
 
 def same(actual, expected, what="value"):

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use e2e::{Gateway, repository};
+use mock_expert::{Mock, Protocol, Settings};
 use serde_json::json;
 
 use crate::support::mock;
@@ -11,7 +12,7 @@ use crate::support::mock;
 /// Experts, routes and keys that the suites know by name.
 ///
 /// `coder` passes failures on as they are, so that the clients' own retries can be counted; `sturdy` tries
-/// again by itself. Nobody listens where `gone` should be. Every key's secret is the same.
+/// again by itself. Nobody listens where `gone` should be. `claude` speaks Messages. Every key's secret is the same.
 const CONFIG: &str = r"
 telemetry: {access_log: 'off'}
 router: {load: ROUTER, bundle: 'BUNDLE'}
@@ -40,6 +41,16 @@ experts:
   - id: gone
     backend:
       {kind: llm, endpoints: [{url: 'http://127.0.0.1:1/v1'}], retries: {max_attempts: 1}, breaker: {enabled: false}}
+  - id: claude
+    backend:
+      kind: llm
+      protocol: messages
+      endpoints: [{url: 'MESSAGES/v1'}]
+      model: claude-1
+      api_key: sk-ant-1
+      retries: {max_attempts: 1}
+      breaker: {enabled: false}
+    capabilities: {tools: true, json_schema: true, vision: true}
 routes:
   - {id: auto, policy: {kind: static, order: [{expert: coder}]}}
 ";
@@ -52,15 +63,19 @@ async fn passes(suite: &str, router: &str) -> String {
     assert!(python.is_file(), "{} is missing; run `make deps-test`, or `make test`", python.display());
     let mock = mock().await;
     let mock_url = mock.url().replace("/v1", "");
+    let settings = Settings { protocol: Protocol::Messages, record: 200, ..Settings::default() };
+    let claude = Mock::start(settings).await.expect("a mock starts");
+    let claude_url = claude.url().replace("/v1", "");
     let config = CONFIG
         .replace("ROUTER", router)
         .replace("BUNDLE", &repository().join("router-models/default").display().to_string())
         .replace("MOCK", &mock_url)
+        .replace("MESSAGES", &claude_url)
         .replace("SECRET", SECRET);
     let gateway = Gateway::start(&config).unwrap();
     let keys: BTreeMap<_, _> =
         ["all", "routes", "few", "poor", "old"].map(|id| (id, format!("sk-guildhall-{id}-{SECRET}"))).into();
-    let place = json!({"gateway": gateway.url, "mock": mock_url, "keys": keys});
+    let place = json!({"gateway": gateway.url, "mock": mock_url, "messages": claude_url, "keys": keys});
     let mut command = Command::new(python);
     command.arg("-B").arg(repository().join("tests/clients").join(suite)).arg(place.to_string());
     // Nothing of the developer's own settings for these clients counts here.
@@ -93,4 +108,9 @@ async fn the_openai_client_uses_responses() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_anthropic_client_uses_messages() {
     println!("{}", passes("anthropic_messages.py", "never").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_clients_use_experts_that_speak_messages() {
+    println!("{}", passes("messages_experts.py", "never").await);
 }

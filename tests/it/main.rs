@@ -20,6 +20,7 @@ mod keys;
 mod lifecycle;
 mod limits;
 mod load_harness;
+mod messages_experts;
 mod privacy;
 mod queues;
 mod reload;

@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("gateway", &["admission", "encoder", "experts", "protocols", "routing", "stores", "training"]),
     ("training", &["encoder", "routing"]),
     ("encoder", &["routing"]),
-    ("experts", &["admission", "routing"]),
+    ("experts", &["admission", "protocols", "routing"]),
     ("stores", &["routing"]),
     ("admission", &[]),
     ("protocols", &[]),

@@ -133,6 +133,9 @@ impl Live {
                     return Some(Stop::TooLarge(format!("it is larger than {} bytes", self.sizes.body)));
                 }
                 self.filter.push(bytes, out);
+                if self.filter.is_over() {
+                    return Some(Stop::End);
+                }
                 let event = self.filter.event_bytes();
                 (event > self.sizes.event)
                     .then(|| Stop::TooLarge(format!("an event is larger than {} bytes", self.sizes.event)))
@@ -186,14 +189,16 @@ impl Live {
             Stop::Late(phase) => Some(phase.message().to_owned()),
             Stop::Failure(detail) | Stop::TooLarge(detail) => Some(detail),
         };
+        if let (Filter::Events(_) | Filter::Recast(_), Some(detail)) = (&self.filter, &failure) {
+            tracing::warn!(error = %detail, "an upstream's stream broke off");
+        }
         let ended = match (&mut self.filter, &failure) {
             (Filter::Events(events), failure) => {
-                if let Some(detail) = failure {
-                    tracing::warn!(error = %detail, "an upstream's stream broke off");
-                }
-                let broken = || error_event("the expert's stream failed before its answer was complete");
-                let unfinished = error_event("the expert's stream ended before its answer was complete");
-                Ok(events.end(failure.as_ref().map(|_| broken()).as_deref(), &unfinished, out))
+                let broken = || error_event(BROKEN);
+                Ok(events.end(failure.as_ref().map(|_| broken()).as_deref(), &error_event(UNFINISHED), out))
+            }
+            (Filter::Recast(recast), failure) => {
+                Ok(recast.end(if failure.is_some() { BROKEN } else { UNFINISHED }, out))
             }
             (_, None) => Ok(Ended::Complete),
             (_, Some(detail)) => Err(BodyError(detail.clone())),
@@ -206,6 +211,10 @@ impl Live {
         (self.filter.usage(), ended)
     }
 }
+
+/// What a stream's client is told of an upstream that failed, and of one that ended too early.
+const BROKEN: &str = "the expert's stream failed before its answer was complete";
+const UNFINISHED: &str = "the expert's stream ended before its answer was complete";
 
 /// The data of an error event.
 fn error_event(message: &str) -> String {

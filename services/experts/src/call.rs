@@ -17,6 +17,9 @@ pub struct Call<'a> {
     pub body: Bytes,
     /// Where the value of the top-level `model` stands in `body`.
     pub model_span: Range<usize>,
+    /// The request that the client sent, where that is one of Anthropic's Messages and `body` is its
+    /// translation. An expert that speaks Messages gets this one.
+    pub messages: Option<Bytes>,
     /// Whether the client wants a stream.
     pub stream: bool,
     /// What the client said about `stream_options`.
@@ -102,6 +105,10 @@ pub struct Reply {
     /// The tries that were made, in order of their start; none for an expert without an upstream. The last
     /// one that was not cancelled gave this answer.
     pub tries: Tries,
+    /// Whether it answers [`Call::messages`], in the words of Messages, and not [`Call::body`].
+    pub is_message: bool,
+    /// Fields of [`Call::body`] that could not be carried over into the expert's protocol.
+    pub lossy: Vec<String>,
 }
 
 /// One request to one endpoint.
@@ -170,9 +177,14 @@ impl Tries {
 }
 
 impl Reply {
+    /// An answer that is made here.
+    pub(crate) fn local(status: StatusCode, headers: HeaderMap, body: ReplyBody) -> Self {
+        Self { status, headers, body, tries: Tries::default(), is_message: false, lossy: Vec::new() }
+    }
+
     /// Whether another expert may do better: the status says that this one is missing, busy or broken.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.status.as_u16(), 408 | 409 | 429 | 500 | 502 | 503 | 504)
+        matches!(self.status.as_u16(), 408 | 409 | 429 | 500 | 502 | 503 | 504 | 529)
     }
 }
 

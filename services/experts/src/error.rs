@@ -48,6 +48,10 @@ pub enum CallErrorKind {
     Busy,
     /// No endpoint is fit to be called now.
     Unhealthy,
+    /// The request asks for what the expert's protocol cannot say.
+    Untranslatable,
+    /// The answer is not one of the expert's protocol, or it is not whole.
+    BadAnswer,
 }
 
 /// What took too long.
@@ -119,10 +123,11 @@ impl CallError {
     }
 
     /// What a client may know, as the end of a sentence that begins with the expert's name. For
-    /// [`CallErrorKind::Request`] the detail is about the client's own request and is part of it.
+    /// [`CallErrorKind::Request`] and [`CallErrorKind::Untranslatable`] the detail is about the client's own
+    /// request and is part of it.
     pub fn message(&self) -> &str {
         match (&self.detail, self.kind) {
-            (Some(detail), CallErrorKind::Request) => detail,
+            (Some(detail), CallErrorKind::Request | CallErrorKind::Untranslatable) => detail,
             _ => self.kind.message(),
         }
     }
@@ -135,7 +140,7 @@ impl CallError {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self.kind {
-            CallErrorKind::Request => Blame::Client,
+            CallErrorKind::Request | CallErrorKind::Untranslatable => Blame::Client,
             CallErrorKind::Forbidden => Blame::Gateway,
             _ => Blame::Upstream,
         }
@@ -170,6 +175,8 @@ impl CallErrorKind {
             Self::TooLarge => "gave an answer that is larger than allowed",
             Self::Busy => "asked not to be called for a while",
             Self::Unhealthy => "has no endpoint that works at the moment",
+            Self::Untranslatable => "speaks a protocol that cannot say this request",
+            Self::BadAnswer => "gave an answer that cannot be read",
         }
     }
 }
@@ -210,16 +217,27 @@ pub fn normalise_error(status: StatusCode, body: &[u8]) -> Bytes {
     let none = Map::new();
     let (message, fields) = found.unwrap_or((None, &none));
     let message = message.unwrap_or_else(|| format!("the expert answered {status}"));
+    // Anthropic's types are words that OpenAI has others for.
+    let words = match &parsed {
+        Some(Value::Object(outer)) if outer.get("type").is_some_and(|kind| kind == "error") => {
+            fields.get("type").and_then(Value::as_str).map(protocols::over_messages::error_words)
+        }
+        _ => None,
+    };
     let own = |key: &str| match fields.get(key) {
         Some(Value::String(text)) => Some(text.clone()),
         Some(Value::Number(number)) => Some(number.to_string()),
         _ => None,
     };
+    let (kind, code) = match words {
+        Some((kind, code)) => (Some(kind.to_owned()), code.map(str::to_owned)),
+        None => (own("type"), own("code")),
+    };
     let error = json!({
         "message": without_organisation(&message),
-        "type": own("type").unwrap_or_else(|| type_of(status).to_owned()),
+        "type": kind.unwrap_or_else(|| type_of(status).to_owned()),
         "param": own("param"),
-        "code": own("code"),
+        "code": code,
     });
     Bytes::from(json!({ "error": error }).to_string())
 }
@@ -303,6 +321,16 @@ mod tests {
                 500,
                 r#"{"error":"out of memory"}"#,
                 json!({"message": "out of memory", "type": "server_error", "param": null, "code": null}),
+            ),
+            (
+                529,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"req_1"}"#,
+                json!({"message": "Overloaded", "type": "server_error", "param": null, "code": "overloaded"}),
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"max_tokens: too large"}}"#,
+                json!({"message": "max_tokens: too large", "type": "invalid_request_error", "param": null, "code": null}),
             ),
             (
                 502,

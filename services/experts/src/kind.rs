@@ -7,7 +7,7 @@ mod llm;
 mod reject;
 
 pub use constant::ConstantBackend;
-pub use llm::{Discovery, Endpoint, EndpointStatus, HealthCheck, Listing, LlmBackend, Look, Stats};
+pub use llm::{Discovery, Endpoint, EndpointStatus, HealthCheck, Listing, LlmBackend, Look, Protocol, Stats};
 pub use reject::RejectBackend;
 
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ use crate::upstream::{Client, Trust};
     reason = "settings are few and are seldom moved; most are of the large kind"
 )]
 pub enum Backend {
-    /// An upstream that speaks the OpenAI API.
+    /// An upstream that speaks the OpenAI API, or Anthropic's Messages.
     Llm(LlmBackend),
     /// A fixed text; nothing is computed.
     Constant(ConstantBackend),
@@ -114,6 +114,11 @@ impl Kind {
 
     pub(crate) fn is_reject(&self) -> bool {
         matches!(self, Self::Reject(_))
+    }
+
+    /// Whether it takes a client's own Messages request, without a translation.
+    pub(crate) fn speaks_messages(&self) -> bool {
+        matches!(self, Self::Llm(llm) if llm.speaks_messages())
     }
 
     /// Whether it answers without an upstream.

@@ -23,7 +23,7 @@ pub use call::{Call, Operation, Reply, StreamOptions, Timeouts, Tries, Try, Usag
 pub use error::{Blame, BodyError, CallError, CallErrorKind, Phase, normalise_error};
 pub use kind::{
     Backend, ConstantBackend, Discovery, Endpoint, EndpointStatus, HealthCheck, Listing, LlmBackend, Look,
-    RejectBackend, Stats,
+    Protocol, RejectBackend, Stats,
 };
 pub use registry::{Expert, Registry, Snapshot, Wanted};
 pub use resilience::{

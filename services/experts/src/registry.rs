@@ -64,6 +64,11 @@ impl Expert {
         self.kind.is_local()
     }
 
+    /// Whether it takes a client's own Messages request ([`crate::Call::messages`]), without a translation.
+    pub fn speaks_messages(&self) -> bool {
+        self.kind.speaks_messages()
+    }
+
     /// The state of its endpoints; empty without an upstream.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         self.kind.endpoints()

@@ -6,9 +6,11 @@
 //! byte is held back only where a decision about it is open: inside the value of `model`, and in an event
 //! that may turn out to be the usage event.
 
+mod recast;
 mod scan;
 mod sse;
 
+pub(crate) use recast::Recast;
 pub(crate) use sse::{Ended, EventFilter};
 
 use bytes::Bytes;
@@ -71,6 +73,8 @@ pub(crate) enum Filter {
     Document(Editor),
     /// They are server-sent events.
     Events(Box<EventFilter>),
+    /// They are the events of a message.
+    Recast(Box<Recast>),
 }
 
 impl Filter {
@@ -83,13 +87,19 @@ impl Filter {
                 out.push(piece.slice(done..));
             }
             Self::Events(events) => events.push(piece, out),
+            Self::Recast(recast) => recast.push(&piece, out),
         }
+    }
+
+    /// Whether it has ended with an error already, so that nothing that comes is of use.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Recast(recast) if recast.is_broken())
     }
 
     /// Lets go of what was held back: no more bytes come.
     pub(crate) fn finish(&mut self, out: &mut Output) {
         match self {
-            Self::Pass => {}
+            Self::Pass | Self::Recast(_) => {}
             Self::Document(editor) => editor.release(out),
             Self::Events(events) => events.finish(out),
         }
@@ -101,13 +111,14 @@ impl Filter {
             Self::Pass => None,
             Self::Document(editor) => editor.usage,
             Self::Events(events) => events.usage(),
+            Self::Recast(recast) => recast.usage(),
         }
     }
 
     /// How long the event is, so far, that has begun and not ended.
     pub(crate) fn event_bytes(&self) -> u64 {
         match self {
-            Self::Pass | Self::Document(_) => 0,
+            Self::Pass | Self::Document(_) | Self::Recast(_) => 0,
             Self::Events(events) => events.event_bytes(),
         }
     }
@@ -117,7 +128,7 @@ impl Filter {
         match self {
             Self::Pass => true,
             Self::Document(editor) => editor.replacement.is_none(),
-            Self::Events(_) => false,
+            Self::Events(_) | Self::Recast(_) => false,
         }
     }
 }
@@ -256,7 +267,8 @@ impl Editor {
     }
 }
 
-/// Usage on the wire: chat and completions give both counts, embeddings the prompt's and the total.
+/// Usage on the wire: chat and completions give both counts, embeddings the prompt's and the total. Messages
+/// have other names, and count apart what the cache read and wrote.
 #[derive(Deserialize)]
 struct WireUsage {
     #[serde(default)]
@@ -267,6 +279,14 @@ struct WireUsage {
     total_tokens: Option<u64>,
     #[serde(default)]
     prompt_tokens_details: Option<WireDetails>,
+    #[serde(default)]
+    input_tokens: Option<u64>,
+    #[serde(default)]
+    output_tokens: Option<u64>,
+    #[serde(default)]
+    cache_read_input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_creation_input_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -277,6 +297,12 @@ struct WireDetails {
 
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
+        if let Some(input) = wire.input_tokens {
+            let cached_tokens = wire.cache_read_input_tokens.unwrap_or(0);
+            let apart = cached_tokens.saturating_add(wire.cache_creation_input_tokens.unwrap_or(0));
+            let completion_tokens = wire.output_tokens.unwrap_or(0);
+            return Self { prompt_tokens: input.saturating_add(apart), completion_tokens, cached_tokens };
+        }
         let total = wire.total_tokens.unwrap_or(0);
         let prompt_tokens =
             wire.prompt_tokens.unwrap_or_else(|| total.saturating_sub(wire.completion_tokens.unwrap_or(0)));

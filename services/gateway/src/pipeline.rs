@@ -190,7 +190,14 @@ impl Pipeline {
         let began = Instant::now();
         let translated = front.translate(body)?;
         trace.lossy = translated.lossy;
-        let request = decode::decode(front.operation(), translated.body, self.limits.max_json_depth)?;
+        if let Some(refused) = &translated.refused
+            && !view.experts.ids().filter_map(|id| view.experts.get(id.as_str())).any(|e| e.speaks_messages())
+        {
+            return Err(front::bad(refused.clone()));
+        }
+        let mut request = decode::decode(front.operation(), translated.body, self.limits.max_json_depth)?;
+        request.messages = translated.messages;
+        request.refused = translated.refused;
         context.mark(trace, "decode", began);
         trace.stream = request.stream;
         trace.content = self.recorder(front, &request, context);

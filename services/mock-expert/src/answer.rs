@@ -58,6 +58,24 @@ impl Answer {
         Self { choices, prompt_tokens: chat.prompt_tokens(), id, dictated: chat.mock_answer.clone() }
     }
 
+    /// The answer to a Messages request; the tool and the format are given as chats have them.
+    pub(crate) fn to_message(
+        model: &str,
+        asked: &Asked,
+        tool: Option<&Value>,
+        format: Option<&Value>,
+        form: Form,
+        settings: &Settings,
+    ) -> Self {
+        let choice = match (tool, format) {
+            (Some(tool), _) => call(tool, asked),
+            (None, Some(format)) => structured(format, model, asked, form),
+            (None, None) => prose(model, asked, 0, form, settings),
+        };
+        let id = digest(&[model, &asked.excerpt]);
+        Self { choices: vec![choice], prompt_tokens: 0, id, dictated: None }
+    }
+
     /// The answer to a completion request: `form.choices` for each prompt.
     pub(crate) fn to_prompts(model: &str, prompts: &[String], form: Form, settings: &Settings) -> Self {
         let mut choices = Vec::with_capacity(prompts.len() * form.choices);

@@ -12,17 +12,18 @@ use serde::Deserialize;
 
 use crate::answer::Answer;
 use crate::body::{AnswerBody, Broken, End, Pace, Source, Timed};
+use crate::events::{Events, cut_events, oversize};
 use crate::fault::Fault;
+use crate::messages;
 use crate::render::{self, Shape, Stream};
 use crate::request::{Chat, Completion, Embedding};
+use crate::settings::Protocol;
 use crate::state::State;
 use crate::stats::Watch;
 use crate::wire::Control;
 
 /// Largest request body that is read.
 const LARGEST_REQUEST: usize = 64 << 20;
-/// Size of the pieces in which an oversize body is sent.
-const PIECE: usize = 64 << 10;
 /// Most dimensions of an embedding.
 const MOST_DIMENSIONS: usize = 16_384;
 
@@ -33,7 +34,7 @@ enum Draft {
     /// A JSON body.
     Json(StatusCode, Bytes),
     /// A stream of events.
-    Events(Stream),
+    Events(Events),
 }
 
 /// Answers one request. An error breaks the connection off without an answer.
@@ -47,10 +48,12 @@ pub(crate) async fn handle(
     if parts.method == Method::GET {
         return Ok(get(&state, path));
     }
-    let endpoint = match (&parts.method, path) {
-        (&Method::POST, "/v1/chat/completions") => Some(chat as Endpoint),
-        (&Method::POST, "/v1/completions") => Some(completion as Endpoint),
-        (&Method::POST, "/v1/embeddings") => Some(embedding as Endpoint),
+    let speaks = state.settings.protocol;
+    let endpoint = match (speaks, &parts.method, path) {
+        (Protocol::ChatCompletions, &Method::POST, "/v1/chat/completions") => Some(chat as Endpoint),
+        (Protocol::ChatCompletions, &Method::POST, "/v1/completions") => Some(completion as Endpoint),
+        (Protocol::ChatCompletions, &Method::POST, "/v1/embeddings") => Some(embedding as Endpoint),
+        (Protocol::Messages, &Method::POST, "/v1/messages") => Some(message as Endpoint),
         _ => None,
     };
     // A client that sends less than it promised, or too much, is told so if it still listens.
@@ -58,6 +61,7 @@ pub(crate) async fn handle(
         Limited::new(body, LARGEST_REQUEST).collect().await.map(http_body_util::Collected::to_bytes)
     else {
         return Ok(refusal(
+            speaks,
             StatusCode::PAYLOAD_TOO_LARGE,
             "the request body could not be read or exceeds 64 MiB",
         ));
@@ -69,7 +73,9 @@ pub(crate) async fn handle(
                 state.reset();
                 json(StatusCode::OK, Bytes::from_static(b"{}"))
             }
-            _ => refusal(StatusCode::NOT_FOUND, &format!("{} {path} is not served here", parts.method)),
+            _ => {
+                refusal(speaks, StatusCode::NOT_FOUND, &format!("{} {path} is not served here", parts.method))
+            }
         });
     };
 
@@ -79,12 +85,18 @@ pub(crate) async fn handle(
         Err(problem) => (String::new(), Err(problem)),
     };
     let fault = state.fault(&model, &parts.headers);
+    let draft = match draft {
+        Ok(_) if speaks == Protocol::Messages && !parts.headers.contains_key("anthropic-version") => {
+            Err("anthropic-version: header is required".to_owned())
+        }
+        draft => draft,
+    };
     state.counters.request(&model, parts, &body, state.settings.record);
     let fault = match fault {
         Ok(fault) => fault,
         Err(invalid) => {
             watch.finish();
-            return Ok(refusal(StatusCode::BAD_REQUEST, &invalid.to_string()));
+            return Ok(refusal(speaks, StatusCode::BAD_REQUEST, &invalid.to_string()));
         }
     };
 
@@ -113,17 +125,22 @@ pub(crate) async fn handle(
         Ok(draft) => draft,
         Err(message) => {
             watch.finish();
-            return Ok(refusal(StatusCode::BAD_REQUEST, &message));
+            return Ok(refusal(speaks, StatusCode::BAD_REQUEST, &message));
         }
     };
     if !state.knows(&model) {
         watch.finish();
         let message = format!("the model {model:?} does not exist");
-        let body = render::error(&message, "invalid_request_error", Some("model_not_found"));
+        let body = match speaks {
+            Protocol::ChatCompletions => {
+                render::error(&message, "invalid_request_error", Some("model_not_found"))
+            }
+            Protocol::Messages => messages::error(&message, "not_found_error"),
+        };
         return Ok(json(StatusCode::NOT_FOUND, body.into()));
     }
     let pace = Pace { first: state.sample(state.settings.ttft), gap: state.sample(state.settings.gap) };
-    Ok(finish(draft, fault, pace, watch, control))
+    Ok(finish(speaks, draft, fault, pace, watch, control))
 }
 
 type Endpoint = fn(&State, &Bytes) -> Result<(String, Draft), String>;
@@ -142,6 +159,20 @@ fn chat(state: &State, body: &Bytes) -> Result<(String, Draft), String> {
     Ok((chat.model.into_owned(), draft))
 }
 
+fn message(state: &State, body: &Bytes) -> Result<(String, Draft), String> {
+    let request: messages::Request<'_> = parse(body)?;
+    if let Some(problem) = request.problem() {
+        return Err(problem);
+    }
+    let answer = request.answer(&state.settings);
+    let draft = if request.stream {
+        Draft::Events(Events::Message(messages::Stream::new(&answer)))
+    } else {
+        Draft::Json(StatusCode::OK, messages::whole(&answer).into())
+    };
+    Ok((request.model.into_owned(), draft))
+}
+
 fn completion(state: &State, body: &Bytes) -> Result<(String, Draft), String> {
     let request: Completion<'_> = parse(body)?;
     let form = request.form();
@@ -152,7 +183,7 @@ fn completion(state: &State, body: &Bytes) -> Result<(String, Draft), String> {
 
 fn draft(shape: Shape, model: &str, answer: Answer, form: crate::request::Form, state: &State) -> Draft {
     if form.stream {
-        Draft::Events(Stream::new(shape, model, answer, form, state.settings.stamp))
+        Draft::Events(Events::Chunks(Stream::new(shape, model, answer, form, state.settings.stamp)))
     } else {
         Draft::Json(StatusCode::OK, render::whole(shape, model, &answer, form).into())
     }
@@ -167,11 +198,18 @@ fn embedding(state: &State, body: &Bytes) -> Result<(String, Draft), String> {
 }
 
 /// Turns a draft into an answer with what the fault does to it.
-fn finish(draft: Draft, fault: Option<Fault>, pace: Pace, mut watch: Watch, control: Arc<Control>) -> Reply {
+fn finish(
+    speaks: Protocol,
+    draft: Draft,
+    fault: Option<Fault>,
+    pace: Pace,
+    mut watch: Watch,
+    control: Arc<Control>,
+) -> Reply {
     match fault {
         Some(Fault::Status { status, retry_after }) => {
             watch.finish();
-            return scripted_status(status, retry_after);
+            return scripted_status(speaks, status, retry_after);
         }
         Some(Fault::WrongContentType) => {
             watch.finish();
@@ -202,7 +240,7 @@ fn finish(draft: Draft, fault: Option<Fault>, pace: Pace, mut watch: Watch, cont
         }
         Draft::Json(status, body) => match fault {
             Some(Fault::OversizeBody(bytes)) => {
-                let timed = Timed::new(oversize(bytes), Pace::default(), end, watch, control);
+                let timed = Timed::new(oversize(speaks, bytes), Pace::default(), end, watch, control);
                 json_head(status, AnswerBody::Timed(Box::new(timed)))
             }
             Some(Fault::Garbage) => {
@@ -233,44 +271,6 @@ fn finish(draft: Draft, fault: Option<Fault>, pace: Pace, mut watch: Watch, cont
     reply
 }
 
-/// The events of a stream, ended early or spoilt as the fault has it.
-fn cut_events(mut stream: Stream, fault: Option<Fault>) -> Source {
-    let half = stream.parts() / 2;
-    match fault {
-        Some(Fault::ResetMid | Fault::StallMid) => Source::Lazy(Box::new(stream.take(half.max(1)))),
-        Some(Fault::HalfEvent) => {
-            let mut parts: VecDeque<Bytes> = stream.by_ref().take(half).collect();
-            parts.extend(stream.next().map(|event| event.slice(..event.len() / 2)));
-            Source::Ready(parts)
-        }
-        Some(Fault::MissingDone) => Source::Lazy(Box::new(stream.without_done())),
-        Some(Fault::Garbage) => {
-            let mut parts: VecDeque<Bytes> = stream.by_ref().take(half).collect();
-            parts.push_back(Bytes::from_static(b"data: {\"choices\": [{\"index\": 0, \"delta\": oops\n\n"));
-            Source::Lazy(Box::new(parts.into_iter().chain(stream)))
-        }
-        Some(Fault::OversizeBody(bytes)) => {
-            let event = Bytes::from(vec![b'x'; PIECE]);
-            let head = Bytes::from_static(b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"");
-            let tail = Bytes::from_static(b"\"},\"finish_reason\":null}]}\n\n");
-            let filler = std::iter::repeat_n(event, bytes.div_ceil(PIECE));
-            Source::Lazy(Box::new(std::iter::once(head).chain(filler).chain([tail]).chain(stream)))
-        }
-        _ => Source::Lazy(Box::new(stream)),
-    }
-}
-
-/// A valid answer whose text is about this long.
-fn oversize(bytes: usize) -> Source {
-    let head = Bytes::from_static(
-        b"{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"mock\",\"choices\":\
-          [{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"",
-    );
-    let tail = Bytes::from_static(b"\"},\"finish_reason\":\"stop\"}]}");
-    let filler = std::iter::repeat_n(Bytes::from(vec![b'x'; PIECE]), bytes.div_ceil(PIECE));
-    Source::Lazy(Box::new(std::iter::once(head).chain(filler).chain([tail])))
-}
-
 fn get(state: &State, path: &str) -> Reply {
     match path {
         "/v1/models" => json(StatusCode::OK, state.models.clone()),
@@ -281,7 +281,11 @@ fn get(state: &State, path: &str) -> Reply {
         }
         _ => match path.strip_prefix("/v1/models/").filter(|name| state.knows(name)) {
             Some(name) => json(StatusCode::OK, render::model(name).into()),
-            None => refusal(StatusCode::NOT_FOUND, &format!("GET {path} is not served here")),
+            None => refusal(
+                state.settings.protocol,
+                StatusCode::NOT_FOUND,
+                &format!("GET {path} is not served here"),
+            ),
         },
     }
 }
@@ -292,13 +296,15 @@ fn script(state: &State, body: &Bytes) -> Reply {
             state.set_script(steps);
             json(StatusCode::OK, Bytes::from_static(b"{}"))
         }
-        Err(error) => {
-            refusal(StatusCode::BAD_REQUEST, &format!("the script is not a list of steps: {error}"))
-        }
+        Err(error) => refusal(
+            state.settings.protocol,
+            StatusCode::BAD_REQUEST,
+            &format!("the script is not a list of steps: {error}"),
+        ),
     }
 }
 
-fn scripted_status(status: u16, retry_after: Option<u32>) -> Reply {
+fn scripted_status(speaks: Protocol, status: u16, retry_after: Option<u32>) -> Reply {
     let kind = match status {
         401 => "authentication_error",
         403 => "permission_error",
@@ -306,7 +312,11 @@ fn scripted_status(status: u16, retry_after: Option<u32>) -> Reply {
         500.. => "server_error",
         _ => "invalid_request_error",
     };
-    let body = render::error(&format!("mock-expert: status {status} as scripted"), kind, Some("mock_fault"));
+    let message = format!("mock-expert: status {status} as scripted");
+    let body = match speaks {
+        Protocol::ChatCompletions => render::error(&message, kind, Some("mock_fault")),
+        Protocol::Messages => messages::error(&message, messages::status_kind(status)),
+    };
     // A fault's status is between 400 and 599, which is always a status.
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut reply = json(status, body.into());
@@ -316,8 +326,12 @@ fn scripted_status(status: u16, retry_after: Option<u32>) -> Reply {
     reply
 }
 
-fn refusal(status: StatusCode, message: &str) -> Reply {
-    json(status, render::error(message, "invalid_request_error", None).into())
+fn refusal(speaks: Protocol, status: StatusCode, message: &str) -> Reply {
+    let body = match speaks {
+        Protocol::ChatCompletions => render::error(message, "invalid_request_error", None),
+        Protocol::Messages => messages::error(message, messages::status_kind(status.as_u16())),
+    };
+    json(status, body.into())
 }
 
 fn json(status: StatusCode, body: Bytes) -> Reply {

@@ -4,7 +4,9 @@
 //! asked what, and can be made to fail in the ways that real upstreams do: at start, while it runs
 //! (`POST /__script`), or in one request (header `x-mock-fault`). A chat may dictate its answer by a field
 //! `mock_answer`: the deltas of a stream, from which a whole answer is made as well, and optionally
-//! `finish_reason`, `stop_reason` and `usage`. What the mock saw is told by `GET /__stats`.
+//! `finish_reason`, `stop_reason` and `usage`. With [`Protocol::Messages`] it speaks Anthropic's Messages and
+//! nothing else; `mock_answer` is then the `content` of the answer, and optionally `stop_reason`, `stop_sequence`
+//! and `usage`. What the mock saw is told by `GET /__stats`.
 //!
 //! ```no_run
 //! # async fn demo() -> std::io::Result<()> {
@@ -21,9 +23,11 @@
 mod answer;
 mod body;
 mod dictated;
+mod events;
 mod fault;
 mod handle;
 mod latency;
+mod messages;
 mod render;
 mod request;
 mod schema;
@@ -38,5 +42,5 @@ pub use fault::{Fault, InvalidFault};
 pub use latency::{InvalidDelay, Latency, parse_duration};
 pub use script::Step;
 pub use server::Mock;
-pub use settings::Settings;
+pub use settings::{InvalidProtocol, Protocol, Settings};
 pub use stats::{Seen, Stats};

@@ -1,4 +1,4 @@
-//! `mock-expert`: a deterministic OpenAI-compatible upstream with scripted faults.
+//! `mock-expert`: a deterministic upstream with scripted faults, OpenAI-compatible or speaking Messages.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -7,16 +7,19 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use mock_expert::{Fault, Latency, Mock, Settings, Step};
+use mock_expert::{Fault, Latency, Mock, Protocol, Settings, Step};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A deterministic OpenAI-compatible upstream with scripted faults.
+/// A deterministic upstream with scripted faults, OpenAI-compatible or speaking Anthropic's Messages.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
     /// Where to listen; port 0 takes a free one. The address is printed when the mock is ready.
     #[arg(long, default_value = "127.0.0.1:9100")]
     listen: SocketAddr,
+    /// What to speak: `chat_completions` (with completions and embeddings) or `messages`.
+    #[arg(long)]
+    protocol: Option<Protocol>,
     /// A model to list; may be repeated. Other names are answered too, unless --strict is given.
     #[arg(long = "model", value_name = "NAME")]
     models: Vec<String>,
@@ -72,6 +75,7 @@ impl Arguments {
         if !self.models.is_empty() {
             settings.models.clone_from(&self.models);
         }
+        settings.protocol = self.protocol.unwrap_or(settings.protocol);
         settings.strict |= self.strict;
         settings.stamp |= self.stamp;
         settings.latency = self.latency.unwrap_or(settings.latency);

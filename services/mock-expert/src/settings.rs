@@ -7,10 +7,40 @@ use serde::{Deserialize, Serialize};
 use crate::latency::Latency;
 use crate::script::Step;
 
+/// What a mock speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// OpenAI's chat completions, completions and embeddings.
+    #[default]
+    ChatCompletions,
+    /// Anthropic's Messages, and nothing else.
+    Messages,
+}
+
+/// Why a protocol's name could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a protocol: write chat_completions or messages")]
+pub struct InvalidProtocol(String);
+
+impl std::str::FromStr for Protocol {
+    type Err = InvalidProtocol;
+
+    fn from_str(text: &str) -> Result<Self, InvalidProtocol> {
+        match text {
+            "chat_completions" => Ok(Self::ChatCompletions),
+            "messages" => Ok(Self::Messages),
+            _ => Err(InvalidProtocol(text.to_owned())),
+        }
+    }
+}
+
 /// Everything that can be set at start; the configuration file has the same keys (JSON).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// What the mock speaks.
+    pub protocol: Protocol,
     /// The models that `/v1/models` lists. Any other name is answered too, unless `strict` is set.
     pub models: Vec<String>,
     /// Whether a request for a model that is not listed gets a 404.
@@ -24,7 +54,7 @@ pub struct Settings {
     /// Length of an answer in tokens; when absent, whatever the text has. A request's own limit wins.
     pub tokens: Option<usize>,
     /// Whether every streamed token carries the time it was made (`@@NANOSECONDS@`, since the Unix epoch),
-    /// for clients on the same machine that measure how long a chunk was under way.
+    /// for clients on the same machine that measure how long a chunk was under way. Not with Messages.
     pub stamp: bool,
     /// Length of an embedding when the request names none.
     pub dimensions: usize,
@@ -39,6 +69,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            protocol: Protocol::ChatCompletions,
             models: vec!["mock".to_owned()],
             strict: false,
             latency: Latency::ZERO,

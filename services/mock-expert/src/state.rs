@@ -9,9 +9,10 @@ use hyper::HeaderMap;
 
 use crate::fault::{Fault, InvalidFault};
 use crate::latency::Latency;
+use crate::messages;
 use crate::render;
 use crate::script::{Script, Step};
-use crate::settings::Settings;
+use crate::settings::{Protocol, Settings};
 use crate::stats::Counters;
 
 /// The header that asks for a fault in this one answer.
@@ -34,7 +35,11 @@ impl State {
     pub(crate) fn new(settings: Settings) -> Self {
         let state = Self {
             counters: Arc::default(),
-            models: render::models(&settings.models).into(),
+            models: match settings.protocol {
+                Protocol::ChatCompletions => render::models(&settings.models),
+                Protocol::Messages => messages::models(&settings.models),
+            }
+            .into(),
             script: Mutex::default(),
             scripted: AtomicBool::new(false),
             draws: AtomicU64::new(0),

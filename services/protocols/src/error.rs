@@ -14,11 +14,18 @@ pub struct BadRequest {
     pub path: String,
     /// What is wrong with it, and what would be right.
     pub message: Cow<'static, str>,
+    /// Whether the request is a good one nevertheless, and only the other protocol cannot say it.
+    pub(crate) unsupported: bool,
 }
 
 impl BadRequest {
     pub(crate) fn new(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { path: String::new(), message: message.into() }
+        Self { path: String::new(), message: message.into(), unsupported: false }
+    }
+
+    /// About the field `key`, which asks for what only experts of the client's own protocol can do.
+    pub(crate) fn unsupported(key: &str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { unsupported: true, ..Self::at(key, message) }
     }
 
     /// About the field `key` of the value that is being read.

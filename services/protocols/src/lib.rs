@@ -1,5 +1,7 @@
 //! Translation between the wire formats of chat APIs: Anthropic Messages ([`messages`]) and OpenAI Responses
-//! ([`responses`]), both served by experts that speak chat completions.
+//! ([`responses`]), both served by experts that speak chat completions; and chat completions, served by experts that
+//! speak Messages ([`over_messages`]). A Messages client's stream from such an expert is only passed on
+//! ([`messages::Relay`]).
 //!
 //! Each protocol has the same three parts: `request` turns a request's body into a chat completions body,
 //! `answer` turns a whole answer back, and `Stream` turns a stream of server-sent events back, in pieces of
@@ -11,7 +13,8 @@
 //! - A field without one that changes nothing about the answer's meaning (cache marks, tiers, tools that the
 //!   provider would have run) is left out and listed in [`Translated::lossy`].
 //! - A field without one that the answer would be wrong without (stored state, files by id, tools with a
-//!   schema that only the provider knows) is refused by a [`BadRequest`] that says what to do instead.
+//!   schema that only the provider knows) is refused by a [`BadRequest`] that says what to do instead; a Messages
+//!   request is good all the same for experts that speak Messages ([`Translated::refused`]).
 //! - A top-level field that the protocol does not know passes through unchanged, for experts with
 //!   parameters of their own; unknown fields further down are left out and listed.
 
@@ -19,7 +22,9 @@ mod chat;
 mod error;
 mod json;
 mod lossy;
+mod message;
 pub mod messages;
+pub mod over_messages;
 mod request;
 pub mod responses;
 pub mod sse;

@@ -1,3 +1,5 @@
+use crate::error::BadRequest;
+
 /// More entries than this are summed up by `...`: the list is sent as a header.
 const MOST: usize = 32;
 /// A longer name of a client's own making is not repeated.
@@ -9,6 +11,7 @@ const LONGEST_NAME: usize = 64;
 pub(crate) struct Lossy {
     paths: Vec<String>,
     more: bool,
+    refused: Option<BadRequest>,
 }
 
 impl Lossy {
@@ -33,6 +36,22 @@ impl Lossy {
     /// `place` and a type as the client wrote it.
     pub(crate) fn of_type(&mut self, place: &str, kind: &str) {
         self.add(format!("{place}[{}]", printable(kind)));
+    }
+
+    /// Goes on without what only experts of the client's own protocol can do, and remembers the first of it.
+    pub(crate) fn go_on(&mut self, result: Result<(), BadRequest>) -> Result<bool, BadRequest> {
+        match result {
+            Err(error) if error.unsupported => {
+                self.refused.get_or_insert(error);
+                Ok(false)
+            }
+            result => result.map(|()| true),
+        }
+    }
+
+    /// What is left out of the translation although an answer would be wrong without it.
+    pub(crate) fn take_refused(&mut self) -> Option<BadRequest> {
+        self.refused.take()
     }
 
     pub(crate) fn into_paths(mut self) -> Vec<String> {

@@ -15,10 +15,13 @@
 //! - Content blocks of a stream come strictly one after the other, whatever the order of the expert's chunks.
 
 mod answer;
+mod relay;
 mod request;
 mod stream;
 
+pub(crate) use answer::input;
 pub use answer::{answer, error};
+pub use relay::Relay;
 pub use request::request;
 pub use stream::Stream;
 

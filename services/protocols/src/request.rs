@@ -20,6 +20,9 @@ pub struct Translated<E> {
     /// JSON paths of what could not be carried over. `[]` stands for any item of an array, `[type]` for items
     /// of that type. At most 32 different ones, then `...`; each is printable ASCII, fit for a header.
     pub lossy: Vec<String>,
+    /// What `body` lacks although an answer would be wrong without it: the request is a good one, but only an
+    /// expert that speaks the client's own protocol can answer it.
+    pub refused: Option<BadRequest>,
     /// What the answer's translation needs of the request.
     pub echo: E,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::body::ReplyBody;
-use crate::call::{Call, Operation, Reply, Tries, Usage};
+use crate::call::{Call, Operation, Reply, Usage};
 use crate::error::{CallError, CallErrorKind};
 use crate::spec::{ExpertSpec, Report};
 use crate::upstream::Client;
@@ -104,7 +104,7 @@ impl Constant {
             ("application/json", ReplyBody::whole(answer.whole(&self.text, n), Some(answer.usage)))
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        Ok(Reply { status: StatusCode::OK, headers, body, tries: Tries::default() })
+        Ok(Reply::local(StatusCode::OK, headers, body))
     }
 }
 

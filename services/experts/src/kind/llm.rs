@@ -5,12 +5,13 @@ mod look;
 mod rotate;
 mod settings;
 mod site;
+mod translated;
 mod tries;
 
 pub use check::HealthCheck;
 pub use discover::Discovery;
 pub use look::{Listing, Look};
-pub use settings::{Endpoint, LlmBackend};
+pub use settings::{Endpoint, LlmBackend, Protocol};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
 use http::{HeaderMap, HeaderValue, response};
+use protocols::Stamp;
 use routing::ExpertId;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -33,10 +35,10 @@ use crate::resilience::budget::Bucket;
 use crate::resilience::hedge::Hedging;
 use crate::resilience::{Balancing, BreakerSettings, BreakerState, Retries};
 use crate::spec::{ExpertSpec, Limits, Problem};
-use crate::splice::{Editor, EventFilter, Filter};
+use crate::splice::{Editor, EventFilter, Filter, Recast};
 use crate::upstream::{Client, Identity, TlsFiles, Trust};
 use crate::vitals::{Standing, Vitals};
-use compose::Composer;
+use compose::{Composer, Wanted};
 use site::{Server, Site};
 use tries::Ask;
 
@@ -158,7 +160,7 @@ impl Llm {
             client: client.clone(),
             servers,
             sites: ArcSwap::default(),
-            composer: Composer::new(settings, literal(model)),
+            composer: Composer::new(settings, model, &spec.id),
             shown_model: (model != spec.id.as_str()).then(|| literal(spec.id.as_str())),
             limits: spec.limits,
             balancing: settings.balancing,
@@ -179,6 +181,11 @@ impl Llm {
     fn site(&self, server: &Arc<Server>, address: Option<std::net::IpAddr>) -> Result<Arc<Site>, String> {
         let vitals = |name| Vitals::new(self.id.clone(), name, &self.breaker, self.client.board().clone());
         Site::new(server, address, &self.client, vitals).map(Arc::new)
+    }
+
+    /// Whether it takes a client's own Messages request.
+    pub(super) fn speaks_messages(&self) -> bool {
+        self.composer.speaks_messages()
     }
 
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
@@ -203,21 +210,31 @@ impl Llm {
         };
         let live =
             Live::new(answer.exchange, answer.filter, asked(own.idle(), idle), ask.end, sizes, answer.ticket);
-        Ok(Reply {
+        let reply = Reply {
             status: answer.parts.status,
             headers: shown_headers(&answer.parts.headers),
             body: ReplyBody::live(live, answer.at),
             tries: answer.tries,
-        })
+            is_message: matches!(composed.wanted, Wanted::Message),
+            lossy: composed.lossy,
+        };
+        match composed.wanted {
+            Wanted::Translation(echo) => {
+                let stamp = self.stamp(&call);
+                Box::pin(translated::chat(reply, call.stream, &echo, &stamp)).await
+            }
+            Wanted::Chat { .. } | Wanted::Message => Ok(reply),
+        }
+    }
+
+    /// What an answer is known by whose expert does not say.
+    fn stamp(&self, call: &Call<'_>) -> Stamp {
+        let id = format!("chatcmpl-{}", call.request_id.to_str().unwrap_or("0"));
+        Stamp { id, created: self.client.now() }
     }
 
     /// What happens to the answer's bytes; an answer of the wrong type is none.
-    fn filter(
-        &self,
-        call: &Call<'_>,
-        parts: &response::Parts,
-        strip_usage: bool,
-    ) -> Result<Filter, CallError> {
+    fn filter(&self, call: &Call<'_>, parts: &response::Parts, wanted: &Wanted) -> Result<Filter, CallError> {
         let status = parts.status;
         if status.is_client_error() || status.is_server_error() {
             return Ok(Filter::Pass);
@@ -226,7 +243,7 @@ impl Llm {
             return Err(CallError::with(ErrorKind::UnexpectedStatus, status));
         }
         let kind = parts.headers.get(CONTENT_TYPE).map(|v| v.to_str().unwrap_or_default());
-        let wanted = match kind {
+        let is_it = match kind {
             // Taken at its word: it was asked for one thing only.
             None => true,
             Some(kind) => {
@@ -238,7 +255,7 @@ impl Llm {
                 }
             }
         };
-        if !wanted {
+        if !is_it {
             let expected = if call.stream { "text/event-stream" } else { "application/json" };
             let message = format!("{} instead of {expected}", kind.unwrap_or_default());
             return Err(CallError::with(ErrorKind::BadContentType, message));
@@ -254,11 +271,25 @@ impl Llm {
             let message = format!("more than {} bytes", self.limits.max_response_bytes);
             return Err(CallError::with(ErrorKind::TooLarge, message));
         }
-        let editor = Editor::new(self.shown_model.clone());
-        Ok(if call.stream {
-            Filter::Events(Box::new(EventFilter::new(editor, strip_usage)))
-        } else {
-            Filter::Document(editor)
+        let limits = || protocols::Limits {
+            event: usize::try_from(self.limits.max_event_bytes).unwrap_or(usize::MAX),
+            ..protocols::Limits::default()
+        };
+        let editor = || Editor::new(self.shown_model.clone());
+        Ok(match (wanted, call.stream) {
+            (Wanted::Chat { strip_usage }, true) => {
+                Filter::Events(Box::new(EventFilter::new(editor(), *strip_usage)))
+            }
+            (Wanted::Chat { .. } | Wanted::Message, false) => Filter::Document(editor()),
+            // It is read whole before it is translated.
+            (Wanted::Translation(_), false) => Filter::Pass,
+            (Wanted::Translation(echo), true) => {
+                Filter::Recast(Box::new(Recast::chat((**echo).clone(), self.stamp(call), limits())))
+            }
+            (Wanted::Message, true) => {
+                let model = self.shown_model.is_some().then(|| self.id.to_string());
+                Filter::Recast(Box::new(Recast::relay(model, limits())))
+            }
         })
     }
 
@@ -328,17 +359,29 @@ fn identity(settings: &LlmBackend, client: &Client) -> Result<Option<Arc<Identit
     read.transpose().map_err(|(field, message)| problem(&format!("tls.{field}"), message))
 }
 
+/// Where Messages want the key, and the version of the API.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
 /// The headers that every request of the expert has.
 fn template(settings: &LlmBackend) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::with_capacity(16);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("guildhall/", env!("CARGO_PKG_VERSION"))));
+    let messages = settings.protocol == Protocol::Messages;
+    if messages {
+        headers.insert(VERSION, HeaderValue::from_static("2023-06-01"));
+    }
     if let Some(key) = &settings.api_key {
-        let mut value =
-            HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|e| e.to_string())?;
+        let (name, text) = if messages {
+            (API_KEY, key.expose().to_owned())
+        } else {
+            (AUTHORIZATION, format!("Bearer {}", key.expose()))
+        };
+        let mut value = HeaderValue::try_from(text).map_err(|e| e.to_string())?;
         value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+        headers.insert(name, value);
     }
     for (name, text) in &settings.headers {
         let name = HeaderName::try_from(name.as_str()).map_err(|e| e.to_string())?;

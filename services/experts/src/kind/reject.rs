@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::body::ReplyBody;
-use crate::call::{Reply, Tries};
+use crate::call::Reply;
 use crate::spec::Report;
 
 /// A refusal with a reason.
@@ -58,6 +58,6 @@ impl Reject {
         let mut headers = HeaderMap::with_capacity(1);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let body = ReplyBody::whole(self.body.clone(), None);
-        Reply { status: self.status, headers, body, tries: Tries::default() }
+        Reply::local(self.status, headers, body)
     }
 }

@@ -35,7 +35,7 @@ impl Default for Retries {
             max_attempts: 3,
             backoff: Backoff::default(),
             budget: RetryBudget::default(),
-            statuses: vec![408, 429, 500, 502, 503, 504],
+            statuses: vec![408, 429, 500, 502, 503, 504, 529],
             after_send: true,
         }
     }

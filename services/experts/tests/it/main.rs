@@ -17,6 +17,8 @@ mod http2;
 #[cfg(test)]
 mod local;
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod pool;
 #[cfg(test)]
 mod registry;

@@ -219,6 +219,7 @@ impl Asking {
                 operation: self.operation,
                 body: Bytes::from(self.body.clone()),
                 model_span: at..end,
+                messages: None,
                 stream: parsed["stream"] == json!(true),
                 stream_options: StreamOptions { span: options, include_usage },
                 headers: &self.headers,

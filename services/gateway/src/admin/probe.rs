@@ -61,6 +61,7 @@ pub(super) async fn probe(State(admin): State<Admin>, Name(name): Name) -> Resul
             operation: request.operation,
             body: request.body,
             model_span: request.model_span,
+            messages: None,
             stream: false,
             stream_options: request.stream_options,
             headers: &headers,

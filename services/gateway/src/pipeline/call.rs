@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::admit::{Hold, no_place};
 use super::decode::Decoded;
-use super::route::{Target, Trace, candidates, session_key};
+use super::front;
+use super::route::{self, Target, Trace, candidates, session_key};
 use super::{Context, Pipeline, micros};
 use crate::catalog::View;
 use crate::decision::{Attempt, Path, Planned};
@@ -42,17 +43,7 @@ impl Pipeline {
         trace: &mut Trace,
         hold: &mut Hold,
     ) -> Result<Answer, ApiError> {
-        let plan = planned.as_deref().map(|p| &p.plan);
-        let caller = trace.caller.as_deref();
-        let mut order = candidates(target, plan, caller);
-        if order.is_empty() && caller.is_some_and(|key| !key.may_use_all_experts()) {
-            let message = "none of the experts that this request would go to may answer this API key";
-            return Err(ApiError::new(ErrorKind::Forbidden, message));
-        }
-        order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
-        if order.is_empty() {
-            return Err(nobody(target, plan, trace));
-        }
+        let order = order(view, target, planned.as_deref().map(|p| &p.plan), request, trace)?;
         let last = order.len() - 1;
         let mut failure = None;
         for (at, candidate) in order.iter().enumerate() {
@@ -77,6 +68,7 @@ impl Pipeline {
                     operation: request.operation,
                     body: request.body.clone(),
                     model_span: request.model_span.clone(),
+                    messages: request.messages.clone(),
                     stream: request.stream,
                     stream_options: request.stream_options.clone(),
                     headers: traced.as_ref().unwrap_or(&context.headers),
@@ -200,6 +192,33 @@ impl Pipeline {
     }
 }
 
+/// Who is asked, in order: at least one.
+fn order(
+    view: &View,
+    target: &Target,
+    plan: Option<&Plan>,
+    request: &Decoded,
+    trace: &Trace,
+) -> Result<Vec<route::Try>, ApiError> {
+    let caller = trace.caller.as_deref();
+    let mut order = candidates(target, plan, caller);
+    if order.is_empty() && caller.is_some_and(|key| !key.may_use_all_experts()) {
+        let message = "none of the experts that this request would go to may answer this API key";
+        return Err(ApiError::new(ErrorKind::Forbidden, message));
+    }
+    order.retain(|t| may_answer(view, target, t.fallback, t.expert.as_str(), request));
+    if order.is_empty() {
+        return Err(nobody(target, plan, trace));
+    }
+    if let Some(refused) = &request.refused {
+        order.retain(|t| view.experts.get(t.expert.as_str()).is_some_and(|e| e.speaks_messages()));
+        if order.is_empty() {
+            return Err(front::bad(refused.clone()));
+        }
+    }
+    Ok(order)
+}
+
 fn path_of(expert: &Expert) -> Path {
     if expert.is_reject() {
         Path::Reject
@@ -281,6 +300,7 @@ fn explain(expert: &Expert, error: &CallError, deadline: Option<Instant>) -> Api
         CallErrorKind::Timeout(Phase::Total) if late => return out_of_time(),
         CallErrorKind::Timeout(_) => ErrorKind::UpstreamTimeout,
         CallErrorKind::Request => ErrorKind::InvalidRequest,
+        CallErrorKind::Untranslatable => ErrorKind::UnsupportedCapability,
         CallErrorKind::Busy | CallErrorKind::Unhealthy => ErrorKind::NoHealthyBackend,
         _ => ErrorKind::UpstreamFailed,
     };

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use experts::{Operation, StreamOptions};
+use protocols::BadRequest;
 use routing::Needs;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -50,6 +51,11 @@ pub struct Decoded {
     pub answer_tokens: Option<u64>,
     /// Whether the last message is the result of a tool call.
     pub in_tool_loop: bool,
+    /// The client's own body, where that is one of Anthropic's Messages and `body` is its translation.
+    pub messages: Option<Bytes>,
+    /// What `body` lacks although an answer would be wrong without it: only an expert that takes `messages`
+    /// can answer.
+    pub refused: Option<BadRequest>,
     /// A digest of the conversation's first messages, which stays the same through a session; 0 for what is
     /// no chat.
     pub conversation: u64,
@@ -86,6 +92,8 @@ pub fn decode(operation: Operation, body: Bytes, max_depth: usize) -> Result<Dec
         answer_tokens: reading.answer_tokens,
         in_tool_loop: reading.in_tool_loop,
         conversation: reading.conversation,
+        messages: None,
+        refused: None,
         body: Bytes::new(),
     };
     Ok(decoded.with_body(body))

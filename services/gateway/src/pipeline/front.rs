@@ -1,5 +1,6 @@
 //! The protocols that clients speak. All but OpenAI's own operations are translated to chat completions on
-//! the way in and back on the way out; the phases between see chat completions only.
+//! the way in and back on the way out; the phases between see chat completions only. An expert that speaks
+//! Messages itself gets a Messages client's request as it came, and its answer goes back as it is.
 
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -39,6 +40,10 @@ pub(super) struct Translated {
     pub(super) dialect: Option<Dialect>,
     /// Fields that could not be carried over.
     pub(super) lossy: Vec<String>,
+    /// The client's own body, where some experts speak its protocol.
+    pub(super) messages: Option<Bytes>,
+    /// Why only those can answer it.
+    pub(super) refused: Option<BadRequest>,
 }
 
 impl Front {
@@ -75,20 +80,21 @@ impl Front {
     /// # Errors
     /// 400 with the field that cannot be carried over or is not understood.
     pub(super) fn translate(self, body: Bytes) -> Result<Translated, ApiError> {
-        let bad = |error: BadRequest| {
-            ApiError::new(ErrorKind::InvalidRequest, error.message).with_param(error.path)
-        };
         match self {
-            Self::OpenAi(_) => Ok(Translated { body, dialect: None, lossy: Vec::new() }),
+            Self::OpenAi(_) => {
+                Ok(Translated { body, dialect: None, lossy: Vec::new(), messages: None, refused: None })
+            }
             Self::Messages => {
                 let read = messages::request(&body).map_err(bad)?;
                 let dialect = Some(Dialect::Messages(read.echo));
-                Ok(Translated { body: read.body.into(), dialect, lossy: read.lossy })
+                let (lossy, refused) = (read.lossy, read.refused);
+                Ok(Translated { body: read.body.into(), dialect, lossy, messages: Some(body), refused })
             }
             Self::Responses => {
                 let read = responses::request(&body).map_err(bad)?;
                 let dialect = Some(Dialect::Responses(read.echo));
-                Ok(Translated { body: read.body.into(), dialect, lossy: read.lossy })
+                let (lossy, refused) = (read.lossy, read.refused);
+                Ok(Translated { body: read.body.into(), dialect, lossy, messages: None, refused })
             }
         }
     }
@@ -158,6 +164,11 @@ impl Dialect {
         };
         Stamp { id: format!("{prefix}_{:016x}", context.id.0), created: context.arrival_ms / 1000 }
     }
+}
+
+/// The answer to a request that cannot be put into the words of experts.
+pub(super) fn bad(error: BadRequest) -> ApiError {
+    ApiError::new(ErrorKind::InvalidRequest, error.message).with_param(error.path)
 }
 
 /// Fields that could not be carried over, as a header's value.

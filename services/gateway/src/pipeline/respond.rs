@@ -70,6 +70,12 @@ impl Pipeline {
         outgoing: Outgoing,
     ) -> Result<Response<Body>, ApiError> {
         let Outgoing { front, dialect, answer: Answer { expert, reply }, hold } = outgoing;
+        let own_words = reply.is_message;
+        if own_words {
+            // Nothing was translated.
+            trace.lossy.clear();
+        }
+        trace.lossy.extend(reply.lossy);
         let status = reply.status;
         let error = status.is_client_error() || status.is_server_error();
         let (mut headers, mut body) = (reply.headers, Source::Reply(reply.body));
@@ -82,7 +88,7 @@ impl Pipeline {
                 headers.remove(header::CONTENT_LENGTH);
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             }
-            (Source::Reply(mut reply), Some(dialect)) if !request.stream => {
+            (Source::Reply(mut reply), Some(dialect)) if !request.stream && !own_words => {
                 let waited = Instant::now();
                 let chat = (&mut reply).collect().await;
                 trace.waited += waited.elapsed();
@@ -105,16 +111,14 @@ impl Pipeline {
         let series = series.unwrap_or_default();
         let watch = Watch { expert: series.clone(), duration: self.timing(trace), traced };
         let body = Accounted::new(self.clone(), decision.clone(), expert, context.arrival, body, hold, watch);
+        if let Some(dialect) = &dialect {
+            dialect.mark(&mut headers, context);
+        }
         let mut response = match dialect {
-            Some(dialect) => {
-                dialect.mark(&mut headers, context);
-                if request.stream && !error {
-                    Response::new(Body::new(dialect.stream(body, context)))
-                } else {
-                    Response::new(Body::new(body))
-                }
+            Some(dialect) if request.stream && !error && !own_words => {
+                Response::new(Body::new(dialect.stream(body, context)))
             }
-            None => Response::new(Body::new(body)),
+            _ => Response::new(Body::new(body)),
         };
         *response.headers_mut() = headers;
         *response.status_mut() = status;

@@ -10,4 +10,5 @@
 mod client;
 mod endpoints;
 mod faults;
+mod messages;
 mod streams;

@@ -72,7 +72,7 @@ fn content(a: &mut Json<'_>, message: &Message<'_>, echo: &Echo, id: &str) -> Re
 }
 
 /// Arguments as an object; what is none is wrapped as Anthropic's documentation does it.
-fn input(o: &mut Json<'_>, arguments: &str) {
+pub(crate) fn input(o: &mut Json<'_>, arguments: &str) {
     if arguments.trim_ascii().is_empty() {
         o.raw("{}");
     } else if serde_json::from_str::<&RawValue>(arguments).is_ok_and(|raw| kind(raw) == Kind::Object) {

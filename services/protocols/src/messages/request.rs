@@ -31,10 +31,11 @@ const SERVER_TOOLS: &[&str] = &["web_search_", "web_fetch_", "code_execution_", 
 const LARGE_BUDGET: u64 = 16_384;
 const MEDIUM_BUDGET: u64 = 4_096;
 
-/// Translates a request.
+/// Translates a request. What it asks for that only experts can do that speak Messages themselves is left out,
+/// and told in [`Translated::refused`].
 ///
 /// # Errors
-/// [`BadRequest`] for what is not a Messages request, or asks for what experts cannot do.
+/// [`BadRequest`] for what is not a Messages request.
 pub fn request(body: &[u8]) -> Result<Translated<Echo>, BadRequest> {
     let mut top = request::open(body)?;
     let mut lossy = Lossy::default();
@@ -52,7 +53,8 @@ pub fn request(body: &[u8]) -> Result<Translated<Echo>, BadRequest> {
             .run(top, stream);
     });
     result?;
-    Ok(Translated { body: sent, stream, model, lossy: lossy.into_paths(), echo })
+    let refused = lossy.take_refused();
+    Ok(Translated { body: sent, stream, model, lossy: lossy.into_paths(), refused, echo })
 }
 
 struct Translation<'t, 'o> {
@@ -70,7 +72,9 @@ impl Translation<'_, '_> {
         match top.count("max_tokens")? {
             None => return Err(BadRequest::at("max_tokens", "is required")),
             Some(0) => {
-                return Err(BadRequest::at("max_tokens", "must be at least 1; experts cannot be pre-warmed"));
+                let message = "must be at least 1; experts cannot be pre-warmed";
+                self.lossy.go_on(Err(BadRequest::unsupported("max_tokens", message)))?;
+                self.out.key("max_tokens").number(1)
             }
             Some(most) => self.out.key("max_tokens").number(most),
         };
@@ -135,7 +139,7 @@ impl Translation<'_, '_> {
                 }
                 _ => {
                     let message = "must be `enabled`, `adaptive`, `between_tools` or `disabled`";
-                    return Err(BadRequest::at("thinking.type", message));
+                    self.lossy.go_on(Err(BadRequest::unsupported("thinking.type", message)))?;
                 }
             }
             thinking.lose_rest("thinking", self.lossy);
@@ -190,7 +194,8 @@ impl Translation<'_, '_> {
         if let Some(raw) = top.take("tools")? {
             let all = json::items(raw).map_err(|e| e.below("tools"))?;
             for (at, raw) in all.into_iter().enumerate() {
-                self.tool(raw, &mut tools).map_err(|e| e.item(at).below("tools"))?;
+                let told = self.tool(raw, &mut tools).map_err(|e| e.item(at).below("tools"));
+                self.lossy.go_on(told)?;
             }
         }
         if !tools.is_empty() {
@@ -199,7 +204,8 @@ impl Translation<'_, '_> {
             });
         }
         let Some(raw) = top.take("tool_choice")? else { return Ok(()) };
-        self.choice(raw, !tools.is_empty()).map_err(|e| e.below("tool_choice"))
+        let told = self.choice(raw, !tools.is_empty()).map_err(|e| e.below("tool_choice"));
+        self.lossy.go_on(told).map(|_| ())
     }
 
     fn tool(&mut self, raw: &RawValue, tools: &mut Vec<u8>) -> Result<(), BadRequest> {
@@ -211,7 +217,7 @@ impl Translation<'_, '_> {
         }
         if kind != "custom" {
             let message = "is a tool whose schema experts do not know; describe it as a custom tool with `input_schema`";
-            return Err(BadRequest::at("type", message));
+            return Err(BadRequest::unsupported("type", message));
         }
         let name = tool.need_kind("name", Kind::String)?;
         let description = tool.take_kind("description", Kind::String)?;
@@ -244,7 +250,7 @@ impl Translation<'_, '_> {
         };
         if !has_tools {
             let message = "forces a tool, but the request has none that experts can call";
-            return if forced { Err(BadRequest::new(message)) } else { Ok(()) };
+            return if forced { Err(BadRequest::unsupported("", message)) } else { Ok(()) };
         }
         if choice.flag("disable_parallel_tool_use")? == Some(true) {
             self.out.key(self.written.add("parallel_tool_calls")).raw("false");

@@ -63,7 +63,7 @@ pub fn request(body: &[u8]) -> Result<Translated<Echo>, BadRequest> {
     });
     result?;
     echo.fields = fields;
-    Ok(Translated { body: sent, stream, model, lossy: lossy.into_paths(), echo })
+    Ok(Translated { body: sent, stream, model, lossy: lossy.into_paths(), refused: None, echo })
 }
 
 struct Translation<'t, 'o, 's> {

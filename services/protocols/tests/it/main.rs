@@ -1,4 +1,4 @@
-//! Both protocols through their public functions: golden answers, and what holds for any input.
+//! All protocols through their public functions: golden answers, and what holds for any input.
 
 #[cfg(test)]
 mod errors;
@@ -6,6 +6,8 @@ mod errors;
 mod experts;
 #[cfg(test)]
 mod messages;
+#[cfg(test)]
+mod over_messages;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -12,7 +12,10 @@ fn translated(body: &Value) -> String {
 }
 
 fn refusal(body: &Value) -> String {
-    request(body.to_string().as_bytes()).expect_err("the request cannot be carried over").to_string()
+    match request(body.to_string().as_bytes()) {
+        Err(error) => error.to_string(),
+        Ok(translated) => translated.refused.expect("the request cannot be carried over").to_string(),
+    }
 }
 
 /// A request with these fields and one user turn.
@@ -222,6 +225,32 @@ fn values_keep_their_bytes() {
     for kept in [schema, r#""content":"\u00e4\/""#, r#""extra":{"z":1,"a":[1.50]}"#] {
         assert!(sent.contains(kept), "{kept} is not in {sent}");
     }
+}
+
+#[test]
+fn what_only_experts_of_the_protocol_can_do_does_not_hide_the_rest() {
+    let body = with(&json!({
+        "max_tokens": 0,
+        "tools": [{"type": "bash_20250124", "name": "bash"}, {"name": "time", "input_schema": {"type": "object"}}],
+        "messages": [
+            {"role": "user", "content": "Before."},
+            {"role": "user", "content": [
+                {"type": "document", "source": {"type": "url", "url": "https://a.example/b.pdf"}},
+                {"type": "text", "text": "What is this?"},
+            ]},
+            {"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]},
+        ],
+    }));
+    let translated = request(body.to_string().as_bytes()).unwrap();
+    let first = translated.refused.unwrap();
+    assert!(
+        first.to_string().starts_with("messages[1].content[0].source.type: experts cannot fetch"),
+        "{first}"
+    );
+    let sent: Value = serde_json::from_slice(&translated.body).unwrap();
+    assert_eq!(sent["messages"][1]["content"][1]["text"], "What is this?");
+    assert_eq!(sent["messages"][2], json!({"role": "user", "content": ""}));
+    assert_eq!(sent["tools"].as_array().unwrap().len(), 1);
 }
 
 #[test]

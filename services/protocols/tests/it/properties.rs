@@ -2,11 +2,13 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use protocols::{Limits, Stamp, messages, responses};
+use protocols::{Limits, Stamp, messages, over_messages, responses};
 use serde_json::{Value, json};
 
 use crate::experts;
-use crate::support::{events, messages_echo, messages_stream, responses_echo, responses_stream};
+use crate::support::{cut, events, messages_echo, messages_stream, responses_echo, responses_stream};
+
+const TARGET: over_messages::Target<'_> = over_messages::Target { model: "m", shown: "m", max_tokens: 5 };
 
 fn message() -> messages::Echo {
     messages_echo(&json!({
@@ -17,14 +19,6 @@ fn message() -> messages::Echo {
 
 fn response() -> responses::Echo {
     responses_echo(&json!({"model": "auto", "input": "Hi", "tools": [{"type": "custom", "name": "c"}]}))
-}
-
-/// Cuts bytes at these places, each taken modulo the length.
-fn cut<'a>(bytes: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
-    let mut places: Vec<usize> = places.iter().map(|place| place % (bytes.len() + 1)).collect();
-    places.extend([0, bytes.len()]);
-    places.sort_unstable();
-    places.windows(2).map(|w| &bytes[w[0]..w[1]]).collect()
 }
 
 /// Deltas of any order, as experts may send them.
@@ -90,80 +84,94 @@ fn check(out: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+const WORDS: &[&str] = &[
+    "text",
+    "image",
+    "user",
+    "assistant",
+    "tool_use",
+    "tool_result",
+    "function_call",
+    "message",
+    "input_text",
+    "reasoning",
+    "thinking",
+    "function",
+    "custom",
+    "auto",
+    "base64",
+    "url",
+    "json_schema",
+    "enabled",
+    "system",
+    "function_call_output",
+    "document",
+    "unsigned",
+    "allowed_tools",
+    "image_url",
+    "file",
+    "tool",
+    "required",
+];
+const KEYS: &[&str] = &[
+    "type",
+    "role",
+    "content",
+    "text",
+    "source",
+    "data",
+    "media_type",
+    "id",
+    "name",
+    "input",
+    "tool_use_id",
+    "call_id",
+    "arguments",
+    "output",
+    "summary",
+    "thinking",
+    "signature",
+    "url",
+    "image_url",
+    "input_schema",
+    "parameters",
+    "format",
+    "schema",
+    "tools",
+    "mode",
+    "messages",
+    "title",
+    "function",
+    "tool_calls",
+    "tool_call_id",
+    "thinking_blocks",
+    "json_schema",
+    "file",
+];
+const TOP: &[&str] = &[
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "stop_sequences",
+    "stream",
+    "input",
+    "instructions",
+    "text",
+    "reasoning",
+    "include",
+    "metadata",
+    "temperature",
+    "response_format",
+    "reasoning_effort",
+    "stop",
+    "x",
+];
+
 /// JSON that looks like a request.
 fn request() -> impl Strategy<Value = Value> {
-    const WORDS: &[&str] = &[
-        "text",
-        "image",
-        "user",
-        "assistant",
-        "tool_use",
-        "tool_result",
-        "function_call",
-        "message",
-        "input_text",
-        "reasoning",
-        "thinking",
-        "function",
-        "custom",
-        "auto",
-        "base64",
-        "url",
-        "json_schema",
-        "enabled",
-        "system",
-        "function_call_output",
-        "document",
-        "unsigned",
-        "allowed_tools",
-    ];
-    const KEYS: &[&str] = &[
-        "type",
-        "role",
-        "content",
-        "text",
-        "source",
-        "data",
-        "media_type",
-        "id",
-        "name",
-        "input",
-        "tool_use_id",
-        "call_id",
-        "arguments",
-        "output",
-        "summary",
-        "thinking",
-        "signature",
-        "url",
-        "image_url",
-        "input_schema",
-        "parameters",
-        "format",
-        "schema",
-        "tools",
-        "mode",
-        "messages",
-        "title",
-    ];
-    const TOP: &[&str] = &[
-        "messages",
-        "system",
-        "tools",
-        "tool_choice",
-        "thinking",
-        "output_config",
-        "stop_sequences",
-        "stream",
-        "input",
-        "instructions",
-        "text",
-        "reasoning",
-        "include",
-        "metadata",
-        "temperature",
-        "x",
-    ];
     let leaf = prop_oneof![
         6 => prop::sample::select(WORDS).prop_map(Value::from),
         1 => Just(Value::Null),
@@ -284,6 +292,7 @@ proptest! {
         for (sent, lossy) in [
             messages::request(body.as_bytes()).map(|t| (t.body, t.lossy)),
             responses::request(body.as_bytes()).map(|t| (t.body, t.lossy)),
+            over_messages::request(body.as_bytes(), &TARGET).map(|t| (t.body, t.lossy)),
         ].into_iter().flatten() {
             let sent: Value = serde_json::from_slice(&sent).expect("the translation is JSON");
             prop_assert!(sent["messages"].is_array());

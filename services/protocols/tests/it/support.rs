@@ -76,3 +76,11 @@ pub(crate) fn events(stream: &str) -> Vec<Value> {
     }
     all
 }
+
+/// Cuts bytes at these places, each taken modulo the length.
+pub(crate) fn cut<'a>(bytes: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
+    let mut places: Vec<usize> = places.iter().map(|place| place % (bytes.len() + 1)).collect();
+    places.extend([0, bytes.len()]);
+    places.sort_unstable();
+    places.windows(2).map(|w| &bytes[w[0]..w[1]]).collect()
+}

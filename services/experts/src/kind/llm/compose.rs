@@ -9,9 +9,13 @@ use memchr::memmem;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::settings::LlmBackend;
+use protocols::over_messages::{self, Echo, Target};
+use routing::ExpertId;
+
+use super::settings::{LlmBackend, Protocol};
 use crate::call::{Call, Operation};
 use crate::error::{CallError, CallErrorKind};
+use crate::kind::literal;
 use crate::upstream::Payload;
 
 /// What an expert changes in every request.
@@ -22,30 +26,65 @@ pub(super) struct Composer {
     extra: Vec<(String, String)>,
     overrides: Vec<(String, String)>,
     stream_usage: bool,
+    /// For an expert that speaks Messages.
+    messages: Option<Box<Messages>>,
+}
+
+/// What a Messages request says that the client did not.
+struct Messages {
+    model: String,
+    /// What clients call the model.
+    shown: String,
+    max_tokens: u64,
 }
 
 pub(super) struct Composed {
     pub(super) payload: Payload,
-    /// Whether the upstream was asked for a usage event that the client did not ask for.
-    pub(super) strip_usage: bool,
+    pub(super) wanted: Wanted,
+    /// Fields that could not be carried over.
+    pub(super) lossy: Vec<String>,
+}
+
+/// What is made of the answer.
+pub(super) enum Wanted {
+    /// What it is: a chat completion, or whatever else the client asked for in OpenAI's words.
+    Chat {
+        /// Whether the upstream was asked for a usage event that the client did not ask for.
+        strip_usage: bool,
+    },
+    /// A chat completion; the expert gives a message.
+    Translation(Box<Echo>),
+    /// What it is: a message, as the client asked for one.
+    Message,
 }
 
 type Edit = (Range<usize>, Bytes);
 
 impl Composer {
-    pub(super) fn new(settings: &LlmBackend, model: Bytes) -> Self {
+    /// `model` is what the upstream calls it.
+    pub(super) fn new(settings: &LlmBackend, model: &str, id: &ExpertId) -> Self {
         let rendered = |fields: &serde_json::Map<String, serde_json::Value>| {
             fields.iter().map(|(name, value)| (name.clone(), value.to_string())).collect()
         };
+        let messages =
+            || Messages { model: model.to_owned(), shown: id.to_string(), max_tokens: settings.max_tokens() };
         Self {
-            model,
+            model: literal(model),
+            messages: (settings.protocol == Protocol::Messages).then(|| Box::new(messages())),
             extra: rendered(&settings.extra_body),
             overrides: rendered(&settings.override_body),
             stream_usage: settings.stream_usage,
         }
     }
 
+    pub(super) fn speaks_messages(&self) -> bool {
+        self.messages.is_some()
+    }
+
     pub(super) fn compose(&self, call: &Call<'_>) -> Result<Composed, CallError> {
+        if let Some(messages) = &self.messages {
+            return self.compose_message(call, messages);
+        }
         let mut edits: Vec<Edit> = Vec::with_capacity(4);
         edits.push((call.model_span.clone(), self.model.clone()));
         let mut added = String::new();
@@ -59,11 +98,36 @@ impl Composer {
         if !self.extra.is_empty() || !self.overrides.is_empty() {
             self.merge(&call.body, &mut edits, &mut added)?;
         }
-        if !added.is_empty() {
-            let close = call.body.iter().rposition(|b| *b == b'}').ok_or_else(malformed)?;
-            edits.push((close..close, Bytes::from(added)));
+        let payload = finish(&call.body, edits, added)?;
+        Ok(Composed { payload, wanted: Wanted::Chat { strip_usage }, lossy: Vec::new() })
+    }
+
+    /// The client's own Messages request, or the translation of another.
+    fn compose_message(&self, call: &Call<'_>, messages: &Messages) -> Result<Composed, CallError> {
+        let untranslatable = |detail: String| CallError::with(CallErrorKind::Untranslatable, detail);
+        if call.operation != Operation::ChatCompletions {
+            let what = call.operation.name();
+            return Err(untranslatable(format!("speaks Messages, which know chats, but no {what}")));
         }
-        Ok(Composed { payload: Payload::new(&apply(&call.body, edits)?), strip_usage })
+        let (mut edits, mut added) = (Vec::new(), String::new());
+        let (body, wanted, lossy) = if let Some(own) = &call.messages {
+            let model = members(own)?.into_iter().find(|(name, _)| name == "model");
+            let (_, span) = model.ok_or_else(malformed)?;
+            edits.push((span, self.model.clone()));
+            (own.clone(), Wanted::Message, Vec::new())
+        } else {
+            let Messages { model, shown, max_tokens } = messages;
+            let translated =
+                over_messages::request(&call.body, &Target { model, shown, max_tokens: *max_tokens })
+                    .map_err(|error| {
+                        untranslatable(format!("speaks Messages, which cannot say this: {error}"))
+                    })?;
+            (translated.body.into(), Wanted::Translation(Box::new(translated.echo)), translated.lossy)
+        };
+        if !self.extra.is_empty() || !self.overrides.is_empty() {
+            self.merge(&body, &mut edits, &mut added)?;
+        }
+        Ok(Composed { payload: finish(&body, edits, added)?, wanted, lossy })
     }
 
     fn merge(&self, body: &[u8], edits: &mut Vec<Edit>, added: &mut String) -> Result<(), CallError> {
@@ -84,6 +148,15 @@ impl Composer {
         }
         Ok(())
     }
+}
+
+/// The body with its edits, and with members added at its end.
+fn finish(body: &Bytes, mut edits: Vec<Edit>, added: String) -> Result<Payload, CallError> {
+    if !added.is_empty() {
+        let close = body.iter().rposition(|b| *b == b'}').ok_or_else(malformed)?;
+        edits.push((close..close, Bytes::from(added)));
+    }
+    Ok(Payload::new(&apply(body, edits)?))
 }
 
 fn ask_for_usage(call: &Call<'_>, edits: &mut Vec<Edit>, added: &mut String) -> Result<(), CallError> {

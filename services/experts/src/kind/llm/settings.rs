@@ -14,21 +14,45 @@ use crate::secret::Secret;
 use crate::spec::Report;
 use crate::upstream::{Origin, TlsFiles, Trust};
 
-/// An upstream that speaks the OpenAI API.
+/// What an upstream speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// OpenAI's chat completions, completions and embeddings.
+    #[default]
+    ChatCompletions,
+    /// Anthropic's Messages: `POST {url}/messages`, with the key in `x-api-key`.
+    Messages,
+}
+
+/// `max_tokens` of a Messages request whose client and expert do not say it.
+const MAX_TOKENS: u32 = 4096;
+
+/// An upstream that speaks the OpenAI API, or Anthropic's Messages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LlmBackend {
     /// Where it is served: servers of the same model, any of which may get a request.
     #[schema(min_items = 1)]
     pub endpoints: Vec<Endpoint>,
+    /// What the endpoints speak: `chat_completions` or `messages`. Clients of all protocols may use either;
+    /// a Messages client's request and its answer pass an expert that speaks Messages as they are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: Protocol,
+    /// `max_tokens` of requests that do not say it, for `protocol: messages`, which asks for it; 4096 when
+    /// not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub default_max_tokens: Option<u32>,
     /// What the upstream calls the model; the expert's id when not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Sent as `Authorization: Bearer`. Shown as `***`.
+    /// Sent as `Authorization: Bearer`, with `protocol: messages` as `x-api-key`. Shown as `***`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub api_key: Option<Secret>,
-    /// Further headers, for upstreams that want their key elsewhere. Values are shown as `***`.
+    /// Further headers, for upstreams that want their key elsewhere, or another `anthropic-version` than
+    /// 2023-06-01. Values are shown as `***`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub headers: BTreeMap<String, Secret>,
@@ -45,6 +69,7 @@ pub struct LlmBackend {
     pub http2: bool,
     /// Asks the upstream to count the tokens of every stream (`stream_options.include_usage`), also where the
     /// client did not; such a client does not see the count. Turn it off for upstreams that refuse the field.
+    /// Messages are always counted.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub stream_usage: bool,
     /// How a request finds its endpoint.
@@ -148,6 +173,13 @@ impl LlmBackend {
                         let message = "has nothing to find: the URL names an address; give a host name";
                         report.add(format_args!("endpoints[{at}].discover"), message);
                     }
+                    if let (Protocol::Messages, Some(base)) =
+                        (self.protocol, base.path.strip_suffix("/messages"))
+                    {
+                        let message =
+                            format!("ends with `/messages`; give the base URL, ending with `{base}`");
+                        report.add(format_args!("endpoints[{at}].url"), message);
+                    }
                 }
             }
             check_ms(report, &format!("endpoints[{at}].refresh_ms"), endpoint.refresh_ms);
@@ -165,6 +197,17 @@ impl LlmBackend {
         if self.model.as_deref().is_some_and(|m| m.is_empty() || m.len() > 512) {
             report.add("model", "must have 1 to 512 bytes; leave it out to use the expert's id");
         }
+        match (self.protocol, self.default_max_tokens) {
+            (Protocol::ChatCompletions, Some(_)) => {
+                report.add("default_max_tokens", "is for `protocol: messages` only; remove it");
+            }
+            (_, Some(0)) => report.add("default_max_tokens", "is 0; must be at least 1"),
+            _ => {}
+        }
+        if self.protocol == Protocol::Messages && self.extra_body.contains_key("max_tokens") {
+            let message = "never counts: Messages requests always have it; use `default_max_tokens`";
+            report.add("extra_body.max_tokens", message);
+        }
         if let Some(key) = &self.api_key {
             secret(key, "api_key", report);
         }
@@ -172,6 +215,10 @@ impl LlmBackend {
             let field = format!("headers.{name}");
             match HeaderName::try_from(name.as_str()) {
                 Err(_) => report.add(&field, "is not a valid header name"),
+                Ok(parsed) if parsed == "authorization" && self.protocol == Protocol::Messages => {
+                    // Upstreams of this kind may want either header.
+                    secret(value, &field, report);
+                }
                 Ok(parsed) if parsed == "authorization" => {
                     report.add(
                         &field,
@@ -206,6 +253,11 @@ impl LlmBackend {
         if let Some((field, message)) = self.tls.as_ref().and_then(TlsFiles::problem) {
             report.add(if field.is_empty() { "tls".to_owned() } else { format!("tls.{field}") }, message);
         }
+    }
+
+    /// `max_tokens` of requests that do not say it, as Messages want it.
+    pub(super) fn max_tokens(&self) -> u64 {
+        self.default_max_tokens.unwrap_or(MAX_TOKENS).into()
     }
 
     /// The addresses that the URLs themselves give, with the fields that do.

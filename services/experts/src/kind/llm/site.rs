@@ -7,7 +7,7 @@ use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use tokio::sync::Notify;
 
-use super::settings::{Base, Endpoint, LlmBackend};
+use super::settings::{Base, Endpoint, LlmBackend, Protocol};
 use crate::call::{Call, Operation};
 use crate::resilience::balance;
 use crate::upstream::{Address, Client, Identity, Origin, Payload, Peer, Trust};
@@ -31,6 +31,9 @@ fn is_sent_on(name: &HeaderName) -> bool {
     )
 }
 
+/// What upstreams that speak Messages get besides: features that a client turns on.
+const BETA: &str = "anthropic-beta";
+
 /// A configured endpoint with everything about it that does not change from request to request.
 pub(super) struct Server {
     pub(super) url: String,
@@ -41,6 +44,7 @@ pub(super) struct Server {
     pub(super) look: Notify,
     pub(super) origin: Origin,
     http2: bool,
+    protocol: Protocol,
     trust: Trust,
     /// Who calls; changes when its files do.
     identity: ArcSwapOption<Identity>,
@@ -73,7 +77,10 @@ impl Server {
     ) -> Result<Self, String> {
         let base = Base::parse(&endpoint.url)?;
         let [chat, completions, embeddings] = Operation::ALL;
-        let target = |operation: Operation| base.target(operation.path());
+        let target = |operation: Operation| match (settings.protocol, operation) {
+            (Protocol::Messages, Operation::ChatCompletions) => base.target("/messages"),
+            _ => base.target(operation.path()),
+        };
         let health = settings.health.as_ref().map(|h| base.target(&h.path)).transpose()?;
         Ok(Self {
             url: endpoint.url.clone(),
@@ -81,6 +88,7 @@ impl Server {
             refresh: endpoint.discover.map(|_| Duration::from_millis(endpoint.refresh_ms)),
             look: Notify::new(),
             http2: settings.http2,
+            protocol: settings.protocol,
             trust,
             identity: ArcSwapOption::new(identity),
             headers: template.clone(),
@@ -117,7 +125,8 @@ impl Server {
         headers.insert(REQUEST_ID, call.request_id.clone());
         // Few requests have any of them: their names are compared where they stand, and not looked up.
         for (name, value) in call.headers {
-            if is_sent_on(name) && !headers.contains_key(name) {
+            let sent_on = is_sent_on(name) || (name.as_str() == BETA && self.protocol == Protocol::Messages);
+            if sent_on && !headers.contains_key(name) {
                 headers.insert(name, value.clone());
             }
         }

@@ -18,6 +18,9 @@ use crate::splice::Filter;
 use crate::upstream::{Exchange, Times};
 use crate::vitals::{Standing, Ticket};
 
+/// What Anthropic's API answers where others answer 503.
+pub(super) const OVERLOADED: u16 = 529;
+
 /// What is wanted, and until when.
 pub(super) struct Ask<'a> {
     pub(super) call: &'a Call<'a>,
@@ -246,7 +249,7 @@ impl Llm {
         let at = Instant::now();
         let took = at - begun;
         let filtered = sent.and_then(|(parts, exchange)| {
-            let filter = self.filter(ask.call, &parts, ask.composed.strip_usage)?;
+            let filter = self.filter(ask.call, &parts, &ask.composed.wanted)?;
             Ok((parts, exchange, filter))
         });
         let mut entry = Try {
@@ -439,10 +442,8 @@ impl Llm {
     /// How long an answer asks that the endpoint be left alone. One that refuses for the rate of requests
     /// and does not say is left alone for as long as a first back-off may be.
     fn asked_to_rest(&self, parts: &response::Parts) -> Option<Duration> {
-        let asked = match parts.status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                retry_after(&parts.headers, self.client.wall())
-            }
+        let asked = match parts.status.as_u16() {
+            429 | 503 | OVERLOADED => retry_after(&parts.headers, self.client.wall()),
             _ => None,
         };
         let limited = parts.status == StatusCode::TOO_MANY_REQUESTS;
@@ -456,7 +457,7 @@ fn was_tried(site: &Site, tries: &Tries) -> bool {
 
 /// Whether a status says that the endpoint does not work. 501 and 505 are about the request.
 fn is_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+    matches!(status.as_u16(), 500 | 502 | 503 | 504 | OVERLOADED)
 }
 
 /// The last answer, whatever it is, or the last failure; without any try, the reason for that.

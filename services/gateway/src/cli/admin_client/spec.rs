@@ -19,9 +19,13 @@ pub(super) struct FileArg {
 #[derive(Debug, Default, clap::Args)]
 #[group(conflicts_with = "file")]
 pub(super) struct Settings {
-    /// The base URL of an OpenAI-compatible server, such as `http://127.0.0.1:11434/v1`.
+    /// The base URL of an OpenAI-compatible server, such as `http://127.0.0.1:11434/v1`, or of one that speaks
+    /// Messages.
     #[arg(long, value_name = "URL")]
     endpoint: Vec<String>,
+    /// What the server speaks; chat completions when not given.
+    #[arg(long, value_name = "PROTOCOL", value_parser = ["chat_completions", "messages"])]
+    protocol: Option<String>,
     /// What the server calls the model; the expert's id when not given.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -115,6 +119,9 @@ impl Settings {
             let endpoints: Vec<Value> = self.endpoint.iter().map(|url| json!({ "url": url })).collect();
             backend.insert("kind".into(), "llm".into());
             backend.insert("endpoints".into(), endpoints.into());
+        }
+        if let Some(protocol) = &self.protocol {
+            backend.insert("protocol".into(), protocol.as_str().into());
         }
         if let Some(model) = &self.model {
             backend.insert("model".into(), model.as_str().into());

@@ -1,5 +1,7 @@
 //! Answers, whole and in pieces, as messages of the conventions.
 
+mod message;
+
 use protocols::sse::Event;
 use serde_json::Value;
 
@@ -67,21 +69,28 @@ impl Answer {
     /// Reads a whole answer, or a chunk of one; what is neither says nothing.
     pub(super) fn document(&mut self, json: &[u8]) {
         let Ok(document) = serde_json::from_slice::<Value>(json) else { return };
-        for choice in document["choices"].as_array().into_iter().flatten() {
+        let Some(choices) = document["choices"].as_array() else { return self.message(&document) };
+        for choice in choices {
             self.choice(choice);
         }
     }
 
+    /// Where the choice of this number is kept; `None` when there is no room for it.
+    fn choice_at(&mut self, index: u64) -> Option<usize> {
+        if let Some(at) = self.choices.iter().position(|choice| choice.index == index) {
+            return Some(at);
+        }
+        if self.choices.len() == MOST_CHOICES || !self.room.take(MESSAGE) {
+            self.cut();
+            return None;
+        }
+        self.choices.push(Choice { index, parts: Vec::new(), finish: None });
+        Some(self.choices.len() - 1)
+    }
+
     fn choice(&mut self, said: &Value) {
         let index = said["index"].as_u64().unwrap_or(0);
-        let known = self.choices.iter().position(|choice| choice.index == index);
-        let at = known.unwrap_or(self.choices.len());
-        if known.is_none() {
-            if self.choices.len() == MOST_CHOICES || !self.room.take(MESSAGE) {
-                return self.cut();
-            }
-            self.choices.push(Choice { index, parts: Vec::new(), finish: None });
-        }
+        let Some(at) = self.choice_at(index) else { return };
         let (room, choice) = (&mut self.room, &mut self.choices[at]);
         // Some experts have an empty `delta` beside the message, and others the reverse.
         let message = [&said["delta"], &said["message"]];
@@ -165,8 +174,11 @@ impl Choice {
             }
         }
         let finish = match self.finish.as_deref() {
-            Some("tool_calls" | "function_call") => "tool_call",
+            Some("tool_calls" | "function_call" | "tool_use") => "tool_call",
             Some(known @ ("stop" | "length" | "content_filter")) => known,
+            Some("end_turn" | "stop_sequence") => "stop",
+            Some("max_tokens" | "model_context_window_exceeded") => "length",
+            Some("refusal") => "content_filter",
             Some(_) => "other",
             // It broke off, or the client left.
             None => "error",

@@ -238,3 +238,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_message_is_read_like_a_chat_completion() {
+    let whole = json!({"type": "message", "stop_reason": "tool_use", "content": [
+        {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+        {"type": "text", "text": "I look."},
+        {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "x"}},
+        {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": 1}},
+    ]});
+    let stream = events(&[
+        json!({"type": "message_start", "message": {"type": "message", "content": []}}),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}),
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm."}}),
+        json!({"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}),
+        json!({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "I lo"}}),
+        json!({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "ok."}}),
+        json!({"type": "content_block_start", "index": 2, "content_block": {"type": "server_tool_use", "id": "s1"}}),
+        json!({"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": "{}"}}),
+        json!({"type": "content_block_start", "index": 3, "content_block": {"type": "tool_use", "id": "t1", "name": "look", "input": {}}}),
+        json!({"type": "content_block_delta", "index": 3, "delta": {"type": "input_json_delta", "partial_json": "{\"at\":"}}),
+        json!({"type": "content_block_delta", "index": 3, "delta": {"type": "input_json_delta", "partial_json": "1}"}}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}}),
+        json!({"type": "message_stop"}),
+    ]);
+    let expected = json!([{"role": "assistant", "finish_reason": "tool_call", "parts": [
+        {"type": "reasoning", "content": "Hm."},
+        {"type": "text", "content": "I look."},
+        {"type": "tool_call", "id": "t1", "name": "look", "arguments": {"at": 1}},
+    ]}]);
+    for said in [whole.to_string().into_bytes(), stream] {
+        let content = answer(&[&said], LIMIT);
+        assert_eq!(output(&content), expected);
+        assert_eq!(content.finish_reasons, [Box::from("tool_use")]);
+    }
+}

@@ -33,10 +33,11 @@ pub(super) fn write(
     }
     let mut result = Ok(());
     out.key("messages").array(|out| {
-        let mut writer = Turns { out, lossy };
+        let mut writer = Turns { out, lossy, at: 0 };
         result = writer.system(system).map_err(|e| e.below("system"));
         for (at, turn) in turns.into_iter().enumerate() {
             if result.is_ok() {
+                writer.at = at;
                 result = writer.turn(turn, at > asked).map_err(|e| in_place(e, at));
             }
         }
@@ -112,6 +113,8 @@ impl<'a> Turn<'a> {
 struct Turns<'t, 'o> {
     out: &'t mut Json<'o>,
     lossy: &'t mut Lossy,
+    /// The message that is being written.
+    at: usize,
 }
 
 impl Turns<'_, '_> {
@@ -123,6 +126,17 @@ impl Turns<'_, '_> {
             self.message("system", &parts);
         }
         Ok(())
+    }
+
+    /// Goes on after the block at `at`, also without it where only experts that speak Messages know it.
+    fn go_on(&mut self, told: Result<(), BadRequest>, at: usize) -> Result<bool, BadRequest> {
+        match told {
+            Err(error) if error.unsupported => {
+                let placed = error.item(at).below("content").item(self.at).below("messages");
+                self.lossy.go_on(Err(placed))
+            }
+            told => told.map(|()| true).map_err(|e| e.item(at).below("content")),
+        }
     }
 
     fn message(&mut self, role: &str, content: &Parts<'_>) {
@@ -169,11 +183,14 @@ impl Turns<'_, '_> {
     fn user(&mut self, blocks: Vec<Block<'_>>) -> Result<(), BadRequest> {
         let (mut attached, mut parts) = (Parts::default(), Parts::default());
         for (at, block) in blocks.into_iter().enumerate() {
-            let place = |e: BadRequest| e.item(at).below("content");
-            if block.kind == "tool_result" {
-                self.tool_result(block.fields, &mut attached).map_err(place)?;
+            let told = if block.kind == "tool_result" {
+                self.tool_result(block.fields, &mut attached)
             } else {
-                self.block(block, "messages[].content[]", &mut parts).map_err(place)?;
+                self.block(block, "messages[].content[]", &mut parts)
+            };
+            if !self.go_on(told, at)? {
+                // So that there is a message.
+                parts.own_text("");
             }
         }
         attached.append(&mut parts);
@@ -235,7 +252,7 @@ impl Turns<'_, '_> {
             }
             _ => {
                 let message = format!("`{kind}` is not a block that can stand here");
-                return Err(BadRequest::at("type", message));
+                return Err(BadRequest::unsupported("type", message));
             }
         }
         fields.lose_rest(place, self.lossy);
@@ -290,7 +307,7 @@ impl Turns<'_, '_> {
             _ => {
                 let message =
                     "experts cannot fetch documents; send the content inline (`text`, `base64` or `content`)";
-                return Err(BadRequest::at("source.type", message));
+                return Err(BadRequest::unsupported("source.type", message));
             }
         }
         Ok(())
@@ -299,7 +316,8 @@ impl Turns<'_, '_> {
     fn assistant(&mut self, blocks: Vec<Block<'_>>, in_loop: bool) -> Result<(), BadRequest> {
         let mut message = Assistant::default();
         for (at, block) in blocks.into_iter().enumerate() {
-            self.said(block, in_loop, &mut message).map_err(|e| e.item(at).below("content"))?;
+            let told = self.said(block, in_loop, &mut message);
+            self.go_on(told, at)?;
         }
         message.write(self.out);
         Ok(())
@@ -352,7 +370,7 @@ impl Turns<'_, '_> {
                 self.lossy.of_type(ARRAY, kind);
                 Ok(())
             }
-            kind => Err(BadRequest::at(
+            kind => Err(BadRequest::unsupported(
                 "type",
                 format!("`{kind}` is not a block that an assistant's turn can have"),
             )),
@@ -375,7 +393,7 @@ fn image<'a>(block: &mut Object<'a>, parts: &mut Parts<'a>) -> Result<(), BadReq
         "url" => parts.image(&ImageUrl::Raw(source.need_kind("url", Kind::String).map_err(below)?), None),
         _ => {
             let message = "experts cannot read stored files; send the image as `base64` or `url`";
-            return Err(BadRequest::at("source.type", message));
+            return Err(BadRequest::unsupported("source.type", message));
         }
     }
     Ok(())

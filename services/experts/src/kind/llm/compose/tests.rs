@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::call::StreamOptions;
-use crate::kind::literal;
 
 fn settings(json: &Value) -> LlmBackend {
     let mut fields = json!({"endpoints": [{"url": "http://localhost/v1"}]});
@@ -12,6 +11,10 @@ fn settings(json: &Value) -> LlmBackend {
         fields[name] = value.clone();
     }
     serde_json::from_value(fields).unwrap()
+}
+
+fn expert() -> ExpertId {
+    ExpertId::new("expert/one").unwrap()
 }
 
 fn span_of(body: &str, name: &str) -> Option<Range<usize>> {
@@ -27,6 +30,7 @@ fn composed(settings: &LlmBackend, body: &str) -> (String, bool) {
         operation: Operation::ChatCompletions,
         body: Bytes::copy_from_slice(body.as_bytes()),
         model_span: span_of(body, "model").unwrap(),
+        messages: None,
         stream: parsed["stream"] == json!(true),
         stream_options: StreamOptions {
             span: options,
@@ -39,8 +43,9 @@ fn composed(settings: &LlmBackend, body: &str) -> (String, bool) {
         affinity: None,
         seed: 0,
     };
-    let composed = Composer::new(settings, literal("up\"stream")).compose(&call).unwrap();
-    (String::from_utf8(composed.payload.joined()).unwrap(), composed.strip_usage)
+    let composed = Composer::new(settings, "up\"stream", &expert()).compose(&call).unwrap();
+    let Wanted::Chat { strip_usage } = composed.wanted else { panic!("a chat completion is wanted") };
+    (String::from_utf8(composed.payload.joined()).unwrap(), strip_usage)
 }
 
 #[test]
@@ -110,6 +115,7 @@ fn a_span_outside_of_the_body_is_an_error() {
         operation: Operation::Completions,
         body: Bytes::from_static(b"{}"),
         model_span: 1..9,
+        messages: None,
         stream: false,
         stream_options: StreamOptions::default(),
         headers: &headers,
@@ -119,7 +125,7 @@ fn a_span_outside_of_the_body_is_an_error() {
         affinity: None,
         seed: 0,
     };
-    let error = Composer::new(&settings(&json!({})), literal("m")).compose(&call).err().unwrap();
+    let error = Composer::new(&settings(&json!({})), "m", &expert()).compose(&call).err().unwrap();
     assert_eq!(error.kind(), CallErrorKind::Request);
 }
 
