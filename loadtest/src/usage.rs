@@ -6,6 +6,9 @@ use serde::Serialize;
 
 /// Ticks a second in `/proc/PID/stat`: fixed by the kernel's interface with user programs.
 const TICKS: f64 = 100.0;
+/// By how many seconds a process's ticks and the sum of its living threads may differ where all its threads
+/// live: two counters, each in whole ticks.
+const TICKS_APART: f64 = 0.03;
 
 /// CPU time and memory of some processes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -50,7 +53,7 @@ pub fn usage(pids: &[u32], named: &str) -> Usage {
     let mut all = Usage::default();
     for pid in pids {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        all.cpu_s += ticks(&stat) / TICKS;
+        all.cpu_s += process_time(ticks(&stat) / TICKS, threads(*pid, ""));
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         all.rss_kib += kib(&status, "VmRSS:");
         all.peak_kib += kib(&status, "VmHWM:");
@@ -59,6 +62,12 @@ pub fn usage(pids: &[u32], named: &str) -> Usage {
         }
     }
     all
+}
+
+/// A process's CPU seconds. Ticks of a hundredth of a second are too coarse for a light load, which takes a
+/// few of them; the nanoseconds of its threads leave out those of threads that have ended.
+fn process_time(ticks: f64, living_threads: f64) -> f64 {
+    if ticks > living_threads + TICKS_APART { ticks } else { living_threads }
 }
 
 /// User and system ticks: the 14th and 15th field, counted after the name, which may hold spaces.
@@ -95,6 +104,18 @@ mod tests {
         let stat = "12 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20";
         assert!((ticks(stat) - 200.0).abs() < 1e-9);
         assert_eq!(parent(stat), Some(1));
+    }
+
+    #[test]
+    fn time_is_exact_while_all_threads_live() {
+        assert!((process_time(1.23, 1.2345) - 1.2345).abs() < 1e-9);
+        assert!((process_time(1.25, 1.2345) - 1.2345).abs() < 1e-9);
+        assert!((process_time(5.0, 1.2345) - 5.0).abs() < 1e-9, "threads have ended");
+        let before = usage(&[std::process::id()], "").cpu_s;
+        let mut sum = 0u64;
+        while usage(&[std::process::id()], "").cpu_s < before + 0.001 {
+            sum = std::hint::black_box(sum + 1);
+        }
     }
 
     #[test]

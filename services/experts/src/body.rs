@@ -63,8 +63,6 @@ pub(crate) struct Live {
     received: u64,
     /// Is told how the body ends.
     ticket: Option<Ticket>,
-    /// Whether all that had arrived was taken when it was last looked at.
-    drained: bool,
     /// Since when the next piece is waited for. A client that takes its time is not the upstream's fault.
     waiting: Option<Instant>,
 }
@@ -103,17 +101,14 @@ impl Live {
         sizes: Sizes,
         ticket: Option<Ticket>,
     ) -> Self {
-        Self { exchange, filter, idle, end, sizes, received: 0, ticket, drained: false, waiting: None }
+        Self { exchange, filter, idle, end, sizes, received: 0, ticket, waiting: None }
     }
 
     /// Takes what has arrived; `Some` when the body has stopped.
     fn gather(&mut self, out: &mut Output) -> Option<Stop> {
         while out.len() < JOINED {
             match self.exchange.poll_now() {
-                Poll::Pending => {
-                    self.drained = true;
-                    return None;
-                }
+                Poll::Pending => return None,
                 Poll::Ready(piece) => {
                     if let Some(stop) = self.take(piece, out) {
                         return Some(stop);
@@ -147,26 +142,18 @@ impl Live {
 
     /// Ready with something to pass on, or with the body's stop.
     fn poll(&mut self, out: &mut Output, cx: &mut Context<'_>) -> Poll<Option<Stop>> {
-        while !self.exchange.is_quiet(cx) {
-            // After a piece was passed on, the task comes at once to ask for the next one, in vain mostly.
-            if !std::mem::take(&mut self.drained) {
-                let stop = self.gather(out);
-                if stop.is_some() || out.len() > 0 {
-                    return Poll::Ready(stop);
-                }
+        while out.len() < JOINED && !self.exchange.is_quiet(cx) {
+            // The first piece is there mostly, and is taken without waking anybody; mostly nothing follows it.
+            let piece = if out.len() == 0 { self.exchange.poll_now() } else { Poll::Pending };
+            let piece = if piece.is_pending() { self.exchange.poll(cx) } else { piece };
+            let Poll::Ready(piece) = piece else { break };
+            let stop = self.take(piece, out);
+            if stop.is_some() {
+                return Poll::Ready(stop);
             }
-            match self.exchange.poll(cx) {
-                Poll::Ready(piece) => {
-                    let stop = self.take(piece, out).or_else(|| self.gather(out));
-                    if stop.is_some() || out.len() > 0 {
-                        return Poll::Ready(stop);
-                    }
-                }
-                Poll::Pending => {
-                    self.drained = false;
-                    break;
-                }
-            }
+        }
+        if out.len() > 0 {
+            return Poll::Ready(None);
         }
         let idle = *self.waiting.get_or_insert_with(Instant::now) + self.idle;
         ready!(self.exchange.poll_deadline(idle.min(self.end), cx));

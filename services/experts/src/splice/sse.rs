@@ -1,5 +1,8 @@
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use memchr::memchr;
+use memchr::memmem::Finder;
 
 use super::{Editor, Output};
 use crate::call::Usage;
@@ -9,6 +12,10 @@ const PREFIX: &[u8] = b"data:";
 const HEAD: usize = 8;
 /// An event that has not decided by then is no usage event.
 const LONGEST_HELD: usize = 16 * 1024;
+
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"finish_reason\""));
+static DONE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("[DONE]"));
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +148,14 @@ impl EventFilter {
     }
 
     pub(super) fn push(&mut self, piece: Bytes, out: &mut Output) {
+        if self.between && self.held.is_empty() && self.editor.replacement.is_none() && is_dull(&piece) {
+            out.push(piece);
+            return;
+        }
         let rewriting = self.hold != Hold::Never || self.editor.replacement.is_some();
+        if rewriting {
+            out.buffer().reserve(self.held.len() + piece.len() + 64);
+        }
         let mut event = out.len();
         if !self.held.is_empty() {
             out.buffer().append(&mut self.held);
@@ -266,4 +280,22 @@ impl EventFilter {
     fn is_done(&self) -> bool {
         self.head.get(..self.length).is_some_and(|head| head.trim_ascii() == b"[DONE]")
     }
+}
+
+/// Whether a piece that begins with an event is made of whole events in which nothing is of interest but the
+/// model's name. Nearly all pieces of a stream are, and finding that out is much faster than reading them.
+fn is_dull(piece: &[u8]) -> bool {
+    piece.ends_with(b"\n\n")
+        && is_only_null(piece, &USAGE)
+        && is_only_null(piece, &FINISH)
+        && DONE.find(piece).is_none()
+}
+
+/// Whether no member of that name has another value than `null`. In a string, the name's quotes would be
+/// escaped, or no colon would follow.
+fn is_only_null(piece: &[u8], name: &Finder<'_>) -> bool {
+    name.find_iter(piece).all(|at| {
+        let rest = piece[at + name.needle().len()..].trim_ascii_start();
+        rest.strip_prefix(b":").is_none_or(|value| value.trim_ascii_start().starts_with(b"null"))
+    })
 }
