@@ -36,6 +36,8 @@ ALLOWED = {
     "fds": (16, "files"),
     "sockets": (16, "sockets"),
     "in_flight": (16, "requests"),
+    # Of the asynchronous runtime: one for each connection, and those that are always there.
+    "tasks": (32, "tasks"),
 }
 
 SOAK = Scenario(
@@ -80,6 +82,7 @@ class Samples:
         if not row:
             return
         row["in_flight"] = int(self.stage.gateway.in_flight())
+        row["tasks"] = int(self.stage.gateway.metric("tasks"))
         row["second"] = round(time.monotonic() - self.began, 1)
         self.rows.append(row)
         self.writer.writerow([row["second"], *(row[name] for name in ALLOWED)])

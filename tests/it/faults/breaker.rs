@@ -56,7 +56,7 @@ impl Ward {
         format!(
             "  - {{id: {id}, backend: {{kind: llm, endpoints: [{{url: '{url}'}}], \
              retries: {{max_attempts: 1, backoff: {{base_ms: 5, max_ms: 50}}}}, \
-             breaker: {{consecutive_failures: {FAILURES}, open_ms: 2500}}}}, {LIMITS}}}\n"
+             breaker: {{consecutive_failures: {FAILURES}, open_ms: 5000}}}}, {LIMITS}}}\n"
         )
     }
 
@@ -94,7 +94,7 @@ impl Ward {
             Server::Down(socket) => Mock::serve(socket.listen(64)?, Settings::default())?,
         };
         let well = Self { server: Server::Up(mock), ..self };
-        for _ in 0..600 {
+        for _ in 0..1200 {
             tokio::time::sleep(Duration::from_millis(10)).await;
             match well.breaker(bench).await?.as_str() {
                 "open" => {}
