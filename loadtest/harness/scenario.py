@@ -38,6 +38,7 @@ class Stage:
         config = f"""
 router: {{load: never}}
 telemetry: {{log: warn}}
+upstream: {{allow_private: ["127.0.0.0/8"]}}
 {experts(**with_limits)}
 {static(*endpoints)}
 """
