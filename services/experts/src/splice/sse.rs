@@ -284,18 +284,62 @@ impl EventFilter {
 
 /// Whether a piece that begins with an event is made of whole events in which nothing is of interest but the
 /// model's name. Nearly all pieces of a stream are, and finding that out is much faster than reading them.
+/// In doubt, they are read.
 fn is_dull(piece: &[u8]) -> bool {
-    piece.ends_with(b"\n\n")
+    has_single_lines(piece)
         && is_only_null(piece, &USAGE)
         && is_only_null(piece, &FINISH)
         && DONE.find(piece).is_none()
 }
 
-/// Whether no member of that name has another value than `null`. In a string, the name's quotes would be
-/// escaped, or no colon would follow.
+/// Whether each event is one line, and the last one has ended. In an event of several lines, a name could be
+/// cut in two.
+fn has_single_lines(mut piece: &[u8]) -> bool {
+    while let Some(end) = memchr(b'\n', piece) {
+        match piece.get(end + 1..).and_then(|rest| rest.strip_prefix(b"\n")) {
+            Some(rest) => piece = rest,
+            None => return false,
+        }
+    }
+    piece.is_empty()
+}
+
+/// Whether a name stands nowhere but as a value, and before `null`. What is not JSON is not looked through.
 fn is_only_null(piece: &[u8], name: &Finder<'_>) -> bool {
-    name.find_iter(piece).all(|at| {
-        let rest = piece[at + name.needle().len()..].trim_ascii_start();
-        rest.strip_prefix(b":").is_none_or(|value| value.trim_ascii_start().starts_with(b"null"))
+    name.find_iter(piece).all(|at| match piece[at + name.needle().len()..].trim_ascii_start() {
+        [b',' | b'}' | b']', ..] => true,
+        [b':', value @ ..] => value.trim_ascii_start().starts_with(b"null"),
+        _ => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_dull_only_where_nothing_can_be_of_interest() {
+        let chunk = |end: &str| format!("data: {{\"choices\":[{{\"delta\":{{}},{end}}}]}}\n\n");
+        for dull in [
+            chunk("\"finish_reason\":null"),
+            chunk("\"finish_reason\" : null}],\"usage\":null,\"x\":[{"),
+            chunk("\"content\":\"usage\""),
+            chunk("\"content\":\"\\\"usage\\\": 1\""),
+            ": ping\n\ndata: {}\n\n".to_owned(),
+        ] {
+            assert!(is_dull(dull.as_bytes()), "{dull}");
+        }
+        for read in [
+            chunk("\"finish_reason\":\"stop\""),
+            chunk("\"finish_reason\" \n\n: \"stop\""),
+            chunk("\"finish_reason\"?:\"stop\""),
+            chunk("\"usage\": {\"prompt_tokens\":1}"),
+            "data: {\"us\ndata: age\":{}}\n\n".to_owned(),
+            "data: {}\n\ndata: {}\n".to_owned(),
+            "data: {}\r\n\r\n".to_owned(),
+            "data: [DONE]\n\n".to_owned(),
+        ] {
+            assert!(!is_dull(read.as_bytes()), "{read}");
+        }
+    }
 }
