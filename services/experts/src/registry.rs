@@ -158,13 +158,17 @@ impl Snapshot {
     /// What policies see of the experts, sorted by id. An expert none of whose endpoints takes requests is
     /// unhealthy, until one may be tried again.
     pub fn fleet(&self) -> Arc<Fleet> {
-        let due = self.due_ms.load(Ordering::Relaxed);
-        if self.seen.load(Ordering::Acquire) != self.board.changes()
-            || (due != NEVER && self.board.ms(Instant::now()) >= due)
-        {
+        if self.is_stale() {
             self.refresh(true);
         }
         self.fleet.load_full()
+    }
+
+    /// Whether something may have changed since the fleet was made.
+    fn is_stale(&self) -> bool {
+        let due = self.due_ms.load(Ordering::Relaxed);
+        self.seen.load(Ordering::Acquire) != self.board.changes()
+            || (due != NEVER && self.board.ms(Instant::now()) >= due)
     }
 
     /// What is odd about the experts, but does not keep them from working: skills of categories that the
@@ -173,10 +177,14 @@ impl Snapshot {
         &self.warnings
     }
 
-    /// Looks which experts are available, and logs what is news. Only one caller at a time does; others take
-    /// what there is.
+    /// Looks which experts are available, and logs what is `news`. Only one caller at a time does, and others
+    /// wait for it: what they would find else may be older than the failure that they come after.
     fn refresh(&self, news: bool) {
-        let Ok(_turn) = self.refreshing.try_lock() else { return };
+        let _turn = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        if news && !self.is_stale() {
+            // Somebody looked while this caller waited.
+            return;
+        }
         // Before the look: what changes during it is looked at the next time.
         let seen = self.board.changes();
         let now = Instant::now();

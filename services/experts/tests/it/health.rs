@@ -98,6 +98,40 @@ async fn an_only_endpoint_fails_and_recovers_by_itself() {
     assert_eq!(expert.endpoints()[0].breaker, BreakerState::Closed);
 }
 
+#[tokio::test]
+async fn a_failure_is_known_also_while_others_look() {
+    const EXPERTS: usize = 300;
+    let server = moody().await;
+    server.set(false);
+    let registry = Registry::new(client());
+    let urls = [server.upstream.url()];
+    let at_once = json!({ "breaker": { "consecutive_failures": 1 } });
+    let all = (0..EXPERTS).map(|n| wanted(&format!("e{n}"), &urls, &at_once, "")).collect();
+    let snapshot = registry.replace(all, [].into()).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            let (snapshot, done) = (snapshot.clone(), done.clone());
+            std::thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::black_box(snapshot.fleet());
+                }
+            })
+        })
+        .collect();
+    let mut stale = 0;
+    for n in 0..EXPERTS {
+        let id = format!("e{n}");
+        assert_eq!(ask(&registry.get(&id).unwrap(), PLAIN).await.unwrap().status, 500);
+        stale += usize::from(snapshot.fleet().get(&id).unwrap().availability != Availability::Unhealthy);
+    }
+    done.store(true, Ordering::Relaxed);
+    for other in others {
+        other.join().unwrap();
+    }
+    assert_eq!(stale, 0, "experts whose failure the next look did not see");
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_a_probe_is_under_way_policies_go_elsewhere() {
     let stalled = Upstream::start(|mut connection, at| async move {
