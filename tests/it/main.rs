@@ -10,6 +10,7 @@
 mod access;
 mod admin;
 mod bad_input;
+mod bundles;
 mod chat;
 mod churn;
 mod clients;

@@ -11,7 +11,8 @@ use crate::window::Windows;
 
 pub use manifest::{Calibration, Category, EncoderSpec, FORMAT, FileEntry, Golden, Manifest, Pooling};
 
-pub(crate) const MANIFEST: &str = "bundle.yaml";
+/// The manifest's file.
+pub const MANIFEST: &str = "bundle.yaml";
 pub(crate) const MODEL: &str = "model.onnx";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const GRAPH_INPUTS: [&str; 2] = ["attention_mask", "input_ids"];
@@ -98,19 +99,7 @@ impl Bundle {
     /// # Errors
     /// [`BundleError`] naming the file, what is wrong with it and what to do.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
-        let path = dir.join(MANIFEST);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(source) => return Err(BundleError::NoManifest { path, source }),
-        };
-        let manifest: Manifest = match serde_saphyr::from_str(&text) {
-            Ok(manifest) => manifest,
-            Err(error) => return Err(BundleError::Manifest { path, problem: error.to_string() }),
-        };
-        if let Some((field, problem)) = manifest.problem() {
-            return Err(BundleError::Manifest { path, problem: format!("{field} {problem}") });
-        }
-
+        let manifest = Manifest::read(dir)?;
         let mut model = Vec::new();
         let mut tokenizer = Vec::new();
         for (name, entry) in &manifest.files {
@@ -126,6 +115,30 @@ impl Bundle {
         let windows =
             windows.map_err(|problem| BundleError::Tokenizer { path: dir.join(TOKENIZER), problem })?;
         Ok(Self { manifest, dir: dir.to_owned(), model, windows })
+    }
+}
+
+impl Manifest {
+    /// Reads a bundle's manifest alone. The other files may be missing or damaged: [`Bundle::open`] tells.
+    ///
+    /// # Errors
+    /// [`BundleError::NoManifest`] and [`BundleError::Manifest`].
+    pub fn read(dir: &Path) -> Result<Self, BundleError> {
+        let path = dir.join(MANIFEST);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(source) => return Err(BundleError::NoManifest { path, source }),
+        };
+        let manifest: Self = match serde_saphyr::from_str(&text) {
+            Ok(manifest) => manifest,
+            Err(error) => return Err(BundleError::Manifest { path, problem: error.to_string() }),
+        };
+        match manifest.problem() {
+            Some((field, problem)) => {
+                Err(BundleError::Manifest { path, problem: format!("{field} {problem}") })
+            }
+            None => Ok(manifest),
+        }
     }
 }
 

@@ -165,7 +165,21 @@ impl Encoder {
     /// [`EncoderError`] when the settings cannot be, the graph is not what the manifest says, the
     /// execution provider does not start, or the golden input gives something else.
     pub fn start(bundle: Bundle, config: &EncoderConfig, runtime: &Runtime) -> Result<Self, EncoderError> {
-        start::start(bundle, config, runtime).map(|inner| Self(Arc::new(inner)))
+        Self::start_counting(bundle, config, runtime, EncoderMetrics::default())
+    }
+
+    /// [`Encoder::start`] with counters that are there already: those of an encoder that this one takes the
+    /// place of go on in it.
+    ///
+    /// # Errors
+    /// As [`Encoder::start`].
+    pub fn start_counting(
+        bundle: Bundle,
+        config: &EncoderConfig,
+        runtime: &Runtime,
+        metrics: EncoderMetrics,
+    ) -> Result<Self, EncoderError> {
+        start::start(bundle, config, runtime, metrics).map(|inner| Self(Arc::new(inner)))
     }
 
     /// Reads one prompt: the cache's answer, or a forward pass over the routing window. Identical prompts

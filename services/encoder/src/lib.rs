@@ -24,7 +24,8 @@ mod start;
 mod window;
 
 pub use bundle::{
-    Bundle, BundleError, Calibration, Category, EncoderSpec, FORMAT, FileEntry, Golden, Manifest, Pooling,
+    Bundle, BundleError, Calibration, Category, EncoderSpec, FORMAT, FileEntry, Golden, MANIFEST, Manifest,
+    Pooling,
 };
 pub use config::{EncoderConfig, Provider};
 pub use encoder::{CacheOutcome, Embedding, EncodeError, Encoded, Encoder, Stage};

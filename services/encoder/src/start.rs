@@ -72,6 +72,7 @@ pub(crate) fn start(
     bundle: Bundle,
     config: &EncoderConfig,
     runtime: &Runtime,
+    metrics: EncoderMetrics,
 ) -> Result<Inner, EncoderError> {
     let Bundle { manifest, dir, model: graph, windows } = bundle;
     for (field, value) in [("intra_op_threads", config.intra_op_threads), ("queue_limit", config.queue_limit)]
@@ -98,7 +99,7 @@ pub(crate) fn start(
             Err(other) => return Err(other),
         },
     };
-    launch(manifest, windows, models, engine.name(), &sized)
+    launch(manifest, windows, models, engine.name(), &sized, metrics)
 }
 
 /// The threads around models that are ready. `config` has no zeros left that stand for a default.
@@ -108,6 +109,7 @@ pub(crate) fn launch(
     models: Vec<Box<dyn Model>>,
     provider: &'static str,
     config: &EncoderConfig,
+    metrics: EncoderMetrics,
 ) -> Result<Inner, EncoderError> {
     let limits = Limits {
         rows: config.max_batch,
@@ -120,7 +122,7 @@ pub(crate) fn launch(
         queue: Arc::new(Queue::new(limits, models.len())),
         permits: Arc::new(Semaphore::new(config.queue_limit)),
         cache: DecisionCache::new(config.cache_entries, config.cache_bytes),
-        metrics: EncoderMetrics::default(),
+        metrics,
         provider,
         max_batch: config.max_batch,
         threads: Mutex::default(),

@@ -5,6 +5,7 @@
 //! they are answered.
 
 mod auth;
+mod bundles;
 mod categories;
 mod change;
 mod decisions;
@@ -24,6 +25,7 @@ mod routes;
 mod schema;
 mod teams;
 pub mod token;
+mod upload;
 
 use std::sync::Arc;
 
@@ -106,6 +108,13 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(mapping::get, mapping::replace, mapping::patch))
         .routes(routes!(routes::list, routes::create))
         .routes(routes!(routes::get, routes::replace, routes::patch, routes::delete))
+        .routes(routes!(bundles::list, bundles::upload))
+        .routes(routes!(bundles::get, bundles::delete))
+        .routes(routes!(bundles::validate))
+        .routes(routes!(bundles::activate))
+        .routes(routes!(bundles::roll_back))
+        .routes(routes!(bundles::shadow, bundles::end_shadow))
+        .routes(routes!(bundles::comparison))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get, keys::replace, keys::patch, keys::delete))
         .routes(routes!(keys::rotate))

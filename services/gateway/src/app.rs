@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use crate::admin::token::{AdminToken, Credentials, TokenHash};
 use crate::auth::Gatekeeper;
 use crate::auth::jwt::Verifier;
-use crate::catalog::{Catalog, Category, ChangeError};
+use crate::bundles::{Bundles, Opened, ShadowMetrics, Starter};
+use crate::catalog::{Catalog, ChangeError};
 use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig, TlsConfig};
 use crate::decision::DecisionLog;
 use crate::http::tls::PlanesTls;
@@ -59,6 +60,8 @@ pub enum StartError {
 pub struct App {
     /// The data plane.
     pub pipeline: Arc<Pipeline>,
+    /// The router models that there are.
+    pub bundles: Bundles,
     /// What it is configured with.
     pub current: Current,
     /// All metrics.
@@ -111,24 +114,27 @@ impl App {
         let mut metrics = MetricsRegistry::default();
         let tls = PlanesTls::open(&config, &mut metrics).map_err(StartError::Tls)?;
         let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
-        let encoder = load_router(&config, world.ort_dylib_path.as_deref())?;
-        if let Some(encoder) = &encoder {
-            encoder.metrics().register(&mut metrics);
+        let starter = Starter::new(config.router.clone(), world.ort_dylib_path.clone());
+        let (opened, router) = Opened::new(starter, &store, &config.store.path, wants_router(&config))?;
+        if router.encoder.is_some() {
+            opened.register(&mut metrics);
         }
-        let categories = encoder.as_ref().map(categories).unwrap_or_default();
         let client = Client::new(&config.upstream).map_err(|e| StartError::Upstream(e.to_string()))?;
         let registry = Registry::new(client);
-        let catalog = Catalog::open(config.declared(), categories, registry, store.clone())
-            .map_err(StartError::Config)?;
+        let catalog =
+            Catalog::open(config.declared(), router, registry, store.clone()).map_err(StartError::Config)?;
         let (tracer, export) = tracer(&config, catalog.registry().client(), &mut metrics, world.seed);
         let catalog = Arc::new(catalog);
         let access = access_log(&config.telemetry).map(Arc::new);
         metrics.register_collector(Box::new(Fleet { catalog: catalog.clone(), access: access.clone() }));
         let (owner, new_token) = admin_token(&config, &store, world.token_bytes)?;
         let credentials = Credentials::new(owner, &config.admin.tokens);
+        let shadow = Arc::default();
+        let bundles =
+            Bundles::new(opened, catalog.clone(), Arc::clone(&shadow), ShadowMetrics::register(&mut metrics));
         let pipeline = Pipeline {
             catalog,
-            encoder,
+            shadow,
             router_deadline: Duration::from_millis(config.router.deadline_ms),
             gatekeeper: gatekeeper(&config),
             ledger: Arc::new(crate::usage::restore(&store)?),
@@ -143,6 +149,7 @@ impl App {
         };
         Ok(Self {
             pipeline: Arc::new(pipeline),
+            bundles,
             current: Current::new(config),
             metrics: Arc::new(metrics),
             credentials,
@@ -214,17 +221,6 @@ pub fn wants_router(config: &Config) -> bool {
     }
 }
 
-/// Loads the router model where the configuration wants it.
-///
-/// # Errors
-/// [`StartError::Router`] with what to do: a missing library, a broken bundle.
-pub fn load_router(config: &Config, ort_dylib_path: Option<&Path>) -> Result<Option<Encoder>, StartError> {
-    if !wants_router(config) {
-        return Ok(None);
-    }
-    start_encoder(&config.router, ort_dylib_path).map(Some)
-}
-
 /// Finds the ONNX Runtime library and the bundle, and starts the encoder.
 ///
 /// # Errors
@@ -271,9 +267,4 @@ pub fn find_bundle(name: &str) -> Result<PathBuf, StartError> {
         "there is no bundle `{name}`; set router.bundle to the path of one. These places were tried:\n{}",
         tried.join("\n")
     )))
-}
-
-fn categories(encoder: &Encoder) -> Vec<Category> {
-    let known = encoder.bundle().categories.iter();
-    known.map(|c| Category { name: c.name.clone(), description: c.description.clone() }).collect()
 }

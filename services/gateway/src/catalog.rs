@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use admission::{Account, Gate, Gates, KeyRing, KeySpec, Subject, TeamSpec};
 use arc_swap::ArcSwap;
+use encoder::Encoder;
 use experts::{Cost, ExpertSpec, Registry, Snapshot, Trust, Wanted};
 use http::HeaderValue;
 use routing::{Availability, ExpertId, Policy};
@@ -58,6 +59,18 @@ pub struct Category {
     pub description: String,
 }
 
+/// What reads prompts: the router model of one bundle. A request uses the one of the view that it began with,
+/// so that its probabilities and the categories they are for belong together.
+#[derive(Clone, Default)]
+pub struct RouterModel {
+    /// The bundle's id; empty without a model.
+    pub bundle: Arc<str>,
+    /// The sessions; `None` when no route asks for them. They end with the last request that holds them.
+    pub encoder: Option<Encoder>,
+    /// The labels, in the order of the probabilities.
+    pub categories: Vec<Category>,
+}
+
 /// A route, ready to plan.
 pub struct Route {
     /// Its settings.
@@ -90,6 +103,8 @@ pub struct View {
     pub keys: KeyRing,
     /// The highest price of any expert, for what a request reserves before its expert is known.
     pub dearest: Cost,
+    /// What reads prompts.
+    pub router: Arc<RouterModel>,
     /// The router's categories in the order of its probabilities, with the name as an answer header.
     pub categories: Vec<(Category, HeaderValue)>,
     /// Where requests are counted.
@@ -191,13 +206,13 @@ impl Catalog {
     /// [`ChangeError::Store`] when the store cannot be read.
     pub fn open(
         declared: Declared,
-        categories: Vec<Category>,
+        router: RouterModel,
         registry: Registry,
         store: Arc<EmbeddedStore>,
     ) -> Result<Self, ChangeError> {
-        let parts = Arc::new(Parts { registry, gates: Gates::default(), categories });
-        let desired = gather(declared, &store, &parts)?;
-        let current = Arc::new(ArcSwap::from_pointee(parts.publish(desired, 1)?));
+        let parts = Arc::new(Parts { registry, gates: Gates::default() });
+        let desired = gather(declared, &store, &parts, &router.categories)?;
+        let current = Arc::new(ArcSwap::from_pointee(parts.publish(desired, Arc::new(router), 1)?));
         Ok(Self { current, parts, store, writer: Arc::default() })
     }
 
@@ -235,8 +250,9 @@ impl Catalog {
         let published = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let before = current.load();
-            let desired = gather(declared, &store, &parts)?;
-            let view = Arc::new(parts.publish(desired, before.revision + 1)?);
+            let router = before.router.clone();
+            let desired = gather(declared, &store, &parts, &router.categories)?;
+            let view = Arc::new(parts.publish(desired, router, before.revision + 1)?);
             current.store(view.clone());
             parts.gates.sweep();
             Ok(view)
@@ -265,7 +281,7 @@ impl Catalog {
             audit.push(edit.audit(actor, now_ms));
             writes.extend(desired.edit(edit)?);
         }
-        let found = check(&desired, &self.parts.categories, Some(&self.parts.registry));
+        let found = check(&desired, &before.router.categories, Some(&self.parts.registry));
         if !found.is_empty() {
             return Err(invalid(found));
         }
@@ -273,9 +289,44 @@ impl Catalog {
             return Ok(Arc::new(desired));
         }
         // All that can fail comes before the commit.
-        let view = self.parts.publish(desired, before.revision + 1)?;
+        let view = self.parts.publish(desired, before.router.clone(), before.revision + 1)?;
+        self.commit(turn, view, Change { writes, audit }).await
+    }
+
+    /// Lets another router model read from now on; requests under way keep theirs. `change` is committed with
+    /// it. With `dry_run` it is only seen whether all objects fit the new categories.
+    ///
+    /// # Errors
+    /// [`ChangeError::Invalid`] when an object names a category that the new model does not have, or when a
+    /// route needs a model and there is none; [`ChangeError::Store`].
+    pub async fn switch(
+        &self,
+        router: RouterModel,
+        change: Change,
+        dry_run: bool,
+    ) -> Result<Arc<Desired>, ChangeError> {
+        let turn = self.writer.clone().lock_owned().await;
+        let before = self.view();
+        let found = check(&before.desired, &router.categories, Some(&self.parts.registry));
+        if !found.is_empty() {
+            return Err(invalid(found));
+        }
+        if dry_run {
+            return Ok(before.desired.clone());
+        }
+        let desired = Desired::clone(&before.desired);
+        let view = self.parts.publish(desired, Arc::new(router), before.revision + 1)?;
+        self.commit(turn, view, change).await
+    }
+
+    /// Makes a change durable and shows it to readers.
+    async fn commit(
+        &self,
+        turn: tokio::sync::OwnedMutexGuard<()>,
+        view: View,
+        change: Change,
+    ) -> Result<Arc<Desired>, ChangeError> {
         let (store, current, parts) = (self.store.clone(), self.current.clone(), self.parts.clone());
-        let change = Change { writes, audit };
         // The commit waits for the disk, and so may not run on a thread that serves sockets. It takes the
         // turn along: a caller that leaves cannot come between the commit and what readers see.
         let committed = tokio::task::spawn_blocking(move || {
@@ -291,10 +342,15 @@ impl Catalog {
 }
 
 /// The wanted state of file and store, without the stored objects that do not fit.
-fn gather(declared: Declared, store: &EmbeddedStore, parts: &Parts) -> Result<Desired, ChangeError> {
+fn gather(
+    declared: Declared,
+    store: &EmbeddedStore,
+    parts: &Parts,
+    categories: &[Category],
+) -> Result<Desired, ChangeError> {
     let mut desired = Desired::from_file_and_store(declared, store)?;
     loop {
-        let found = check(&desired, &parts.categories, Some(&parts.registry));
+        let found = check(&desired, categories, Some(&parts.registry));
         // Setting one object aside may leave another without what it names.
         if !found.iter().any(|(owner, problem)| desired.set_aside(owner, problem)) {
             return if found.is_empty() { Ok(desired) } else { Err(invalid(found)) };
@@ -311,12 +367,16 @@ struct Parts {
     registry: Registry,
     /// Of keys, teams and routes; they outlive the views, with who is in and who waits.
     gates: Gates,
-    categories: Vec<Category>,
 }
 
 impl Parts {
     /// Compiles the wanted state into what requests read.
-    fn publish(&self, desired: Desired, revision: u64) -> Result<View, ChangeError> {
+    fn publish(
+        &self,
+        desired: Desired,
+        router: Arc<RouterModel>,
+        revision: u64,
+    ) -> Result<View, ChangeError> {
         let keys: Vec<KeySpec> = desired.keys.values().map(|entry| entry.value.clone()).collect();
         let teams: Vec<TeamSpec> = desired.teams.values().map(|entry| entry.value.clone()).collect();
         let experts = desired.experts.iter().map(|(id, entry)| {
@@ -324,7 +384,7 @@ impl Parts {
                 if desired.drained.contains(id) { Availability::Draining } else { Availability::Ready };
             Wanted { spec: entry.value.clone(), trust: entry.origin.trust(), availability }
         });
-        let labels: Vec<Arc<str>> = self.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
+        let labels: Vec<Arc<str>> = router.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
         let experts = self.registry.replace(experts.collect(), labels.into()).map_err(|problems| {
             ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
         })?;
@@ -343,7 +403,7 @@ impl Parts {
             Some((id.clone(), gate))
         };
         let expert_gates = desired.experts.values().filter_map(gate).collect();
-        let categories = self.categories.iter().map(|c| {
+        let categories = router.categories.iter().map(|c| {
             let described = desired.categories.get(&c.name).cloned();
             let description = described.unwrap_or_else(|| c.description.clone());
             (Category { name: c.name.clone(), description }, header(&c.name))
@@ -354,9 +414,20 @@ impl Parts {
             input: most.input.max(cost.input),
             output: most.output.max(cost.output),
         });
-        let series = Series::new(experts.ids(), self.categories.len());
+        let series = Series::new(experts.ids(), router.categories.len());
         let desired = Arc::new(desired);
-        Ok(View { revision, experts, routes, expert_gates, keys, dearest, categories, series, desired })
+        Ok(View {
+            revision,
+            experts,
+            routes,
+            expert_gates,
+            keys,
+            dearest,
+            router,
+            categories,
+            series,
+            desired,
+        })
     }
 }
 

@@ -49,6 +49,8 @@ enum Command {
     Keys(Box<admin_client::keys::Args>),
     /// List and change the teams of a running gateway.
     Teams(Box<admin_client::teams::Args>),
+    /// List, upload, compare, switch and remove the router models of a running gateway.
+    Bundles(Box<admin_client::bundles::Args>),
     /// Train parts of the router.
     #[command(subcommand)]
     Train(train::Train),
@@ -120,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Experts(args) => admin_client::experts::run(&args),
         Command::Keys(args) => admin_client::keys::run(&args),
         Command::Teams(args) => admin_client::teams::run(&args),
+        Command::Bundles(args) => admin_client::bundles::run(&args),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
     };

@@ -88,6 +88,9 @@ pub enum Reading {
     NotNeeded,
     /// The prompt was read.
     Read {
+        /// The id of the bundle that read it.
+        #[schema(value_type = String)]
+        bundle: Arc<str>,
         /// `encoder`: the neural encoder decided.
         stage: &'static str,
         /// `hit`: decided before and remembered; `joined`: another request was asking the same; `miss`.

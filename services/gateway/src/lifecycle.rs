@@ -64,6 +64,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         drain,
     };
     app.pipeline.catalog.registry().start();
+    app.bundles.start(crate::pipeline::now_ms());
     let data = crate::http::DataPlane::new(app.pipeline.clone(), app.ready.clone());
     let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, server, stop_data.clone()));
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..server };
@@ -125,11 +126,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
         tracing::error!(%error, "the admin plane failed");
     }
     app.pipeline.catalog.registry().shutdown().await;
-    if let Some(encoder) = app.pipeline.encoder.clone()
-        && let Err(error) = tokio::task::spawn_blocking(move || encoder.shutdown()).await
-    {
-        tracing::error!(%error, "the encoder failed to stop");
-    }
+    app.bundles.shutdown().await;
     Ok(())
 }
 

@@ -31,14 +31,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use admission::{Embedded, Key};
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use bytes::Bytes;
-use encoder::Encoder;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::Semaphore;
 
 use crate::auth::{Gatekeeper, Known};
+use crate::bundles::Shadow;
 use crate::catalog::{Catalog, View};
 use crate::config::DataConfig;
 use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
@@ -60,8 +61,6 @@ pub(crate) use route::{may_name, unknown as unknown_model};
 pub struct Pipeline {
     /// Experts and routes.
     pub catalog: Arc<Catalog>,
-    /// Reads prompts; `None` when no route asks for it.
-    pub encoder: Option<Encoder>,
     /// How long a request waits for the encoder.
     pub router_deadline: Duration,
     /// Who is let in.
@@ -70,6 +69,8 @@ pub struct Pipeline {
     pub ledger: Arc<Embedded>,
     /// Recent decisions.
     pub decisions: Arc<DecisionLog>,
+    /// A second router model that reads some prompts beside the first, if there is one.
+    pub shadow: Arc<ArcSwapOption<Shadow>>,
     /// Who answered which conversation.
     pub sessions: Arc<Sessions>,
     /// Counters.
@@ -210,6 +211,9 @@ impl Pipeline {
             context.mark(trace, "queue", began);
         }
         let planned = self.plan(&view, &target, &request, context, trace).await?;
+        if let (Some(shadow), Some(planned)) = (&*self.shadow.load(), &planned) {
+            shadow.offer(&request.text, context.id, planned);
+        }
         let answer = self.call(&view, &target, planned, &request, context, trace, &mut hold).await?;
         let outgoing = respond::Outgoing { front, dialect: translated.dialect, answer, hold };
         self.respond(context, &request, trace, outgoing).await

@@ -55,7 +55,8 @@ impl Bed {
         let (entered, batches) = mpsc::channel();
         let (answers, given) = mpsc::channel();
         let models: Vec<Box<dyn Model>> = vec![Box::new(Driven { entered, answers: given })];
-        let inner = start::launch(manifest, windows, models, "cpu", &config).unwrap();
+        let inner =
+            start::launch(manifest, windows, models, "cpu", &config, EncoderMetrics::default()).unwrap();
         Self { encoder: Encoder(Arc::new(inner)), entered: batches, answers }
     }
 

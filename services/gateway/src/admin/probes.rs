@@ -29,7 +29,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
 /// A summary for people and dashboards.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
     let view = app.pipeline.catalog.view();
-    let router = app.pipeline.encoder.as_ref().map(|e| {
+    let router = view.router.encoder.as_ref().map(|e| {
         json!({
             "bundle": e.bundle().name,
             "version": e.bundle().version,

@@ -7,6 +7,10 @@ fn categories() -> Vec<Category> {
     ["code", "math"].map(|n| Category { name: n.into(), description: String::new() }).into()
 }
 
+fn model(categories: Vec<Category>) -> RouterModel {
+    RouterModel { categories, ..RouterModel::default() }
+}
+
 fn expert(text: &str) -> ExpertSpec {
     crate::problem::from_value(crate::config::yaml(text).unwrap()).unwrap()
 }
@@ -29,7 +33,7 @@ fn declared() -> Declared {
 
 fn open(store: &Arc<EmbeddedStore>) -> Catalog {
     let registry = Registry::new(Client::new(&ClientConfig::default()).unwrap());
-    Catalog::open(declared(), categories(), registry, store.clone()).unwrap()
+    Catalog::open(declared(), model(categories()), registry, store.clone()).unwrap()
 }
 
 fn store() -> Arc<EmbeddedStore> {
@@ -143,7 +147,7 @@ fn references_to_nothing_are_named() {
     ];
     let opened = Catalog::open(
         Declared { experts: vec![constant("filed")], routes, ..Declared::default() },
-        Vec::new(),
+        RouterModel::default(),
         registry,
         store(),
     );
@@ -171,7 +175,7 @@ async fn a_registered_object_that_no_longer_fits_is_set_aside_and_the_start_goes
     catalog.apply(edits, "test", 0, false).await.unwrap();
     let registry = Registry::new(Client::new(&ClientConfig::default()).unwrap());
     let fewer = vec![Category { name: "code".into(), description: String::new() }];
-    let reopened = Catalog::open(declared(), fewer, registry, store.clone()).unwrap();
+    let reopened = Catalog::open(declared(), model(fewer), registry, store.clone()).unwrap();
     assert_eq!(ids(&reopened.view()), ["filed", "fine"]);
     assert_eq!(reopened.view().routes.len(), 1);
     // It is still stored, and serves again once it fits.

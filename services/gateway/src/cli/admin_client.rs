@@ -1,5 +1,6 @@
 //! The admin API's client, for the commands that change a running gateway.
 
+pub(super) mod bundles;
 mod command;
 pub(super) mod experts;
 pub(super) mod keys;
@@ -22,6 +23,8 @@ use super::link::{Link, TlsArgs};
 
 /// How long the gateway may take to answer. A probe waits for an expert for 15 seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for what sends or starts a router model.
+const LONG_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Which gateway is meant.
 #[derive(Debug, clap::Args)]
@@ -59,16 +62,31 @@ struct Ask {
     /// Below `/admin/v1`.
     path: String,
     if_match: Option<String>,
-    body: Option<Value>,
+    body: Bytes,
+    content_type: &'static str,
+    patience: Duration,
 }
 
 impl Ask {
     fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), if_match: None, body: None }
+        let (body, content_type) = (Bytes::new(), "application/json");
+        Self { method, path: path.into(), if_match: None, body, content_type, patience: PATIENCE }
     }
 
     fn with_body(mut self, body: Value) -> Self {
-        self.body = Some(body);
+        self.body = body.to_string().into();
+        self
+    }
+
+    /// With an archive. That takes longer: it is sent, and what is in it is started.
+    fn with_archive(mut self, archive: Vec<u8>) -> Self {
+        (self.body, self.content_type) = (archive.into(), "application/x-tar");
+        self.patiently()
+    }
+
+    /// For what starts a router model.
+    fn patiently(mut self) -> Self {
+        self.patience = LONG_PATIENCE;
         self
     }
 
@@ -105,15 +123,14 @@ impl AdminClient {
             .uri(path)
             .header(HOST, self.link.authority())
             .header(AUTHORIZATION, format!("Bearer {}", self.token))
-            .header(CONTENT_TYPE, "application/json");
+            .header(CONTENT_TYPE, ask.content_type);
         if let Some(tag) = ask.if_match {
             request = request.header(IF_MATCH, tag);
         }
-        let body = ask.body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
-        let request = request.body(Full::new(body)).map_err(|e| usage(&e))?;
-        let response = tokio::time::timeout(PATIENCE, self.link.send(request))
+        let request = request.body(Full::new(ask.body)).map_err(|e| usage(&e))?;
+        let response = tokio::time::timeout(ask.patience, self.link.send(request))
             .await
-            .with_context(|| format!("{} gave no answer within {} s", self.base, PATIENCE.as_secs()))?
+            .with_context(|| format!("{} gave no answer within {} s", self.base, ask.patience.as_secs()))?
             .with_context(|| format!("cannot reach the admin API at {}", self.base))?;
         let (status, body) = (response.status(), response.into_body());
         answer(status, &body)

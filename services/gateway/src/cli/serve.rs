@@ -66,7 +66,8 @@ fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure>
     if let Some(token) = &app.new_token {
         say(format!("  admin token, shown this once: {}", token.expose()))?;
     }
-    match &app.pipeline.encoder {
+    let view = app.pipeline.catalog.view();
+    match &view.router.encoder {
         Some(encoder) => {
             let bundle = encoder.bundle();
             let provider = encoder.execution_provider();
@@ -74,7 +75,6 @@ fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure>
         }
         None => say("  router  not loaded: no route looks at prompts")?,
     }
-    let view = app.pipeline.catalog.view();
     let experts: Vec<&str> = view.expert_ids().collect();
     let label = if demo { " (built-in demo experts; `guildhall init` finds real ones)" } else { "" };
     say(format!("  experts {}{label}", experts.join(", ")))?;

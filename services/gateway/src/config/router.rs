@@ -22,6 +22,8 @@ pub struct RouterConfig {
     pub onnxruntime: Option<PathBuf>,
     /// How long a request waits for the router, in milliseconds; past it the route's default expert answers.
     pub deadline_ms: u64,
+    /// How long an uploaded bundle may be, in bytes, as it is sent and unpacked.
+    pub max_bundle_bytes: u64,
     /// Batching, threads, cache and the execution provider.
     pub encoder: EncoderConfig,
 }
@@ -46,6 +48,7 @@ impl Default for RouterConfig {
             bundle: "default".into(),
             onnxruntime: None,
             deadline_ms: 2_000,
+            max_bundle_bytes: 1 << 30,
             encoder: EncoderConfig::default(),
         }
     }
@@ -59,6 +62,9 @@ impl RouterConfig {
         }
         if self.deadline_ms == 0 {
             problems.push(Problem::at("deadline_ms", "must be above 0"));
+        }
+        if self.max_bundle_bytes == 0 {
+            problems.push(Problem::at("max_bundle_bytes", "must be above 0"));
         }
         problems
     }

@@ -76,7 +76,7 @@ struct Usage {
 
 pub(super) async fn create(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let Some(encoder) = pipeline.encoder.clone() else {
+    let Some(encoder) = pipeline.catalog.view().router.encoder.clone() else {
         return pipeline.answer(Front::OpenAi(Operation::Embeddings), parts, body).await;
     };
     let own = |body: &bytes::Bytes| {

@@ -29,14 +29,14 @@ pub(super) struct List {
 }
 
 /// What a caller may use: `auto` first, then the other routes, then experts.
-fn usable(pipeline: &Pipeline, view: &View, key: Option<&Key>) -> Vec<Model> {
+fn usable(view: &View, key: Option<&Key>) -> Vec<Model> {
     let model = |id: &str, owned_by| Model { id: id.to_owned(), object: "model", created: 0, owned_by };
     let routes = view.routes.keys().map(ExpertId::as_str).filter(|r| key.is_none_or(|k| k.may_use_route(r)));
     let mut models: Vec<Model> = routes.map(|r| model(r, "guildhall-route")).collect();
     models.sort_by(|a, b| (a.id != "auto", &a.id).cmp(&(b.id != "auto", &b.id)));
     let experts = view.expert_ids().filter(|e| may_name(key, e));
     models.extend(experts.map(|e| model(e, "guildhall-expert")));
-    let own = pipeline.encoder.as_ref().map(|e| model(&e.bundle().model_id, "guildhall-encoder"));
+    let own = view.router.encoder.as_ref().map(|e| model(&e.bundle().model_id, "guildhall-encoder"));
     models.extend(own);
     models
 }
@@ -48,7 +48,7 @@ pub(super) async fn list(
 ) -> Result<Json<List>, ApiError> {
     let view = pipeline.catalog.view();
     let caller = pipeline.caller(&view, &headers, now_ms()).await?;
-    Ok(Json(List { object: "list", data: usable(&pipeline, &view, caller.as_deref()) }))
+    Ok(Json(List { object: "list", data: usable(&view, caller.as_deref()) }))
 }
 
 /// One model; its name may hold slashes.
@@ -59,6 +59,6 @@ pub(super) async fn get(
 ) -> Result<Json<Model>, ApiError> {
     let view = pipeline.catalog.view();
     let caller = pipeline.caller(&view, &headers, now_ms()).await?;
-    let found = usable(&pipeline, &view, caller.as_deref()).into_iter().find(|m| m.id == id);
+    let found = usable(&view, caller.as_deref()).into_iter().find(|m| m.id == id);
     found.map(Json).ok_or_else(|| unknown_model(&view, caller.as_deref(), &id))
 }

@@ -59,11 +59,17 @@ struct OfExpert {
     expert: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfBundle {
+    bundle: String,
+}
+
 impl Collector for Fleet {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         self.endpoints(&mut encoder)?;
         self.experts(&mut encoder)?;
         self.gates(&mut encoder)?;
+        self.router(&mut encoder)?;
         let dropped = ConstCounter::new(self.access.as_ref().map_or(0, |log| log.dropped()));
         let help = "Lines of the access log that were dropped because its writer fell behind";
         let name = "guildhall_access_log_dropped";
@@ -72,6 +78,18 @@ impl Collector for Fleet {
 }
 
 impl Fleet {
+    fn router(&self, encoder: &mut DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let view = self.catalog.view();
+        if view.router.encoder.is_none() {
+            return Ok(());
+        }
+        let help = "The router model that decides, as its bundle's id; always 1";
+        let mut family =
+            encoder.encode_descriptor("guildhall_router_bundle", help, None, MetricType::Gauge)?;
+        let labels = OfBundle { bundle: view.router.bundle.to_string() };
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)
+    }
+
     fn endpoints(&self, encoder: &mut DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let view = self.catalog.view();
         let mut all: Vec<(OfEndpoint, EndpointStatus)> = Vec::new();

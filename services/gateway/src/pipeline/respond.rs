@@ -213,7 +213,7 @@ fn put_debug_headers(headers: &mut HeaderMap, decision: &Decision) {
     }
     let router = match &decision.reading {
         Reading::NotNeeded => "not-needed".to_owned(),
-        Reading::Read { stage, cache, tokens, truncated_tokens, queue_us, forward_us } => format!(
+        Reading::Read { stage, cache, tokens, truncated_tokens, queue_us, forward_us, .. } => format!(
             "{stage};cache={cache};tokens={tokens};truncated={truncated_tokens};queue-us={queue_us};forward-us={forward_us}"
         ),
         Reading::Failed { reason } => {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::decode::Decoded;
 use super::{Context, Pipeline, headers, micros};
-use crate::catalog::{Route, View};
+use crate::catalog::{Route, RouterModel, View};
 use crate::config::WhenRouterFails;
 use crate::decision::{Attempt, Caller, Decision, Path, Planned, Reading};
 use crate::error::{ApiError, ErrorKind};
@@ -210,7 +210,7 @@ impl Pipeline {
         let started = std::time::Instant::now();
         let mut features = None;
         if route.policy.reads_features() && !request.text.is_empty() {
-            let (reading, read) = self.encode(&request.text).await;
+            let (reading, read) = self.encode(&view.router, &request.text).await;
             trace.reading_took = started.elapsed();
             self.metrics.router_wait.observe(trace.reading_took.as_secs_f64());
             context.mark(trace, "encode", started);
@@ -250,9 +250,9 @@ impl Pipeline {
     }
 
     /// Asks the encoder, no longer than the router's deadline.
-    async fn encode(&self, text: &str) -> (Reading, Option<routing::Features>) {
+    async fn encode(&self, router: &RouterModel, text: &str) -> (Reading, Option<routing::Features>) {
         let failed = |reason: String| (Reading::Failed { reason }, None);
-        let Some(encoder) = &self.encoder else { return failed("no router model is loaded".into()) };
+        let Some(encoder) = &router.encoder else { return failed("no router model is loaded".into()) };
         match tokio::time::timeout(self.router_deadline, encoder.features(text)).await {
             Err(_) => {
                 failed(format!("the router gave no answer within {} ms", self.router_deadline.as_millis()))
@@ -260,6 +260,7 @@ impl Pipeline {
             Ok(Err(error)) => failed(error.to_string()),
             Ok(Ok(read)) => {
                 let reading = Reading::Read {
+                    bundle: router.bundle.clone(),
                     stage: match read.stage {
                         encoder::Stage::Encoder => "encoder",
                     },

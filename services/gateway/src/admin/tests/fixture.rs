@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tower::ServiceExt;
 
 use crate::admin::token::{Credentials, TokenHash};
 use crate::app::{App, Ready};
-use crate::catalog::{Catalog, Category};
+use crate::bundles::{Bundles, Opened, ShadowMetrics, Starter};
+use crate::catalog::{Catalog, Category, RouterModel};
 use crate::config::{Config, parse};
 use crate::decision::DecisionLog;
 use crate::http::tls::PlanesTls;
@@ -77,11 +79,14 @@ impl Api {
         let category = |name: &&str| Category { name: (*name).into(), description: format!("about {name}") };
         let categories = categories.iter().map(category).collect();
         let registry = ::experts::Registry::new(::experts::Client::new(&config.upstream).unwrap());
-        let catalog = Catalog::open(config.declared(), categories, registry, store).unwrap();
+        let router = RouterModel { categories, ..RouterModel::default() };
+        let starter = Starter::new(config.router.clone(), None);
+        let (opened, _) = Opened::new(starter, &store, Path::new("/nonexistent/store.redb"), false).unwrap();
+        let catalog = Arc::new(Catalog::open(config.declared(), router, registry, store).unwrap());
         let mut metrics = prometheus_client::registry::Registry::default();
         let pipeline = Pipeline {
-            catalog: Arc::new(catalog),
-            encoder: None,
+            catalog: catalog.clone(),
+            shadow: Arc::default(),
             router_deadline: Duration::from_secs(1),
             gatekeeper: crate::auth::Gatekeeper::new(true, None),
             ledger: Arc::default(),
@@ -96,6 +101,7 @@ impl Api {
         };
         let credentials = Credentials::new(TokenHash::of(TOKEN), &config.admin.tokens);
         let app = Arc::new(App {
+            bundles: Bundles::new(opened, catalog, Arc::default(), ShadowMetrics::default()),
             pipeline: Arc::new(pipeline),
             current: Current::new(config),
             metrics: Arc::new(metrics),

@@ -42,6 +42,21 @@ pub(super) fn teams(teams: &[Value]) -> String {
     })
 }
 
+/// One line per router model.
+pub(super) fn bundles(bundles: &[Value]) -> String {
+    table(["ID", "OWNER", "ROLE", "ABOUT"], bundles, |bundle| {
+        let role = match bundle["shadow"].as_f64() {
+            _ if bundle["active"] == true => "active".into(),
+            Some(share) => format!("shadow {}%", share * 100.0),
+            None if bundle["previous"] == true => "previous".into(),
+            None => "-".into(),
+        };
+        let problem = bundle["problem"].as_str().map(|problem| format!("PROBLEM: {problem}"));
+        let about = problem.unwrap_or_else(|| text(&bundle["description"]));
+        [text(&bundle["id"]), text(&bundle["origin"]), role, about]
+    })
+}
+
 /// A moment to the second, as RFC 3339 has it.
 pub(super) fn moment(ms: u64) -> String {
     let time = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(ms));
@@ -120,6 +135,20 @@ long-name  llm       admin  ready     b 0.90, c 0.70, a 0.50, 1 more
 x          constant  file   draining  -";
         assert_eq!(experts(&listed), expected);
         assert_eq!(experts(&[]), "ID  KIND  OWNER  STATE  BEST AT");
+    }
+
+    #[test]
+    fn bundles_are_told_with_what_they_do() {
+        let bundle = |id: &str, active: bool, previous: bool| json!({"id": id, "origin": "admin", "active": active, "previous": previous, "shadow": null, "problem": null, "description": "about it"});
+        let mut listed = [bundle("a@1", true, false), bundle("a@2", false, true), bundle("a@3", false, true)];
+        listed[1]["shadow"] = 0.25.into();
+        listed[2]["problem"] = "cut off".into();
+        let expected = "\
+ID   OWNER  ROLE        ABOUT
+a@1  admin  active      about it
+a@2  admin  shadow 25%  about it
+a@3  admin  previous    PROBLEM: cut off";
+        assert_eq!(bundles(&listed), expected);
     }
 
     #[test]
