@@ -3,11 +3,12 @@
 mod broken;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use e2e::{Answer, Client, Gateway, repository};
+use e2e::{Answer, Client, Gateway, binary, repository};
 use serde_json::{Value, json};
 
 use crate::support::{ask, llm, metric, mock, until};
@@ -278,6 +279,52 @@ async fn a_shadow_with_other_categories_shows_what_it_would_change_and_changes_n
     assert_eq!(admin.roles().await[1], row("default@2.0.0", false, false, false));
     let ended = admin.done("GET", "bundles/default@2.0.0/comparison", "").await;
     assert_eq!((&ended["compared"], &ended["running"]), (&json!(2), &json!(false)));
+}
+
+#[test]
+fn the_command_line_uploads_a_directory_and_switches_to_it() {
+    let gateway = Gateway::start(
+        "experts:\n  - {id: a, backend: {kind: constant, text: x}}\nroutes:\n  - {id: auto, policy: {kind: coe}, default: a}\n",
+    )
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in bundle("2.0.0", |m| m) {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let output = Command::new(binary("guildhall").unwrap())
+            .arg("bundles")
+            .args(arguments)
+            .env("GUILDHALL_ADMIN_URL", &gateway.admin)
+            .env("GUILDHALL_ADMIN_TOKEN", gateway.token())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let done = |arguments: &[&str], says: &str| {
+        let (code, said) = run(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    };
+    let directory = folder.path().to_str().unwrap();
+    done(&["upload", directory, "--dry-run"], "default@2.0.0 could be uploaded");
+    done(&["upload", directory], "default@2.0.0 uploaded");
+    let (code, said) = run(&["upload", directory]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is already there"), "{said}");
+    done(&["validate", "default@2.0.0"], "can be used");
+    done(&["shadow", "default@2.0.0", "--sample", "0.5"], "bundles compare default@2.0.0");
+    done(&["list"], "shadow 50%");
+    done(&["compare", "default@2.0.0"], "compared: 0");
+    done(&["shadow", "default@2.0.0", "--end"], "ended");
+    done(&["activate", "default@2.0.0"], "activated");
+    done(&["list"], "previous");
+    done(&["rollback"], "default@1.0.0 activated");
+    done(&["remove", "default@2.0.0"], "removed");
+    let (code, said) = run(&["activate", "default@2.0.0"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("there is no bundle"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

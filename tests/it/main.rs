@@ -17,6 +17,7 @@ mod clients;
 mod doctor;
 mod edge;
 mod faults;
+mod feedback;
 mod keys;
 mod lifecycle;
 mod limits;

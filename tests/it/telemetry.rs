@@ -127,6 +127,13 @@ async fn send_traffic(gateway: &Gateway, writer: &Mock) {
         ask("ci", "narrow", false),
         ask("ci", "narrow", false)
     );
+    let bearer = format!("Bearer {}", token("ci"));
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let body = json!({"messages": [{"role": "user", "content": "Hi"}]}).to_string();
+    let answered = client.send("POST", &url, &headers, body).await.unwrap();
+    let body = json!({"decision": answered.header("x-guildhall-decision"), "label": "good"}).to_string();
+    let judged = client.send("POST", &gateway.v1("feedback"), &headers, body).await.unwrap();
+    assert_eq!(judged.status, 200, "{}", judged.text());
     writer.script(vec![Step::always("reset-mid".parse().unwrap())]);
     ask("ci", "writer", true).await;
 }

@@ -12,6 +12,7 @@ mod decisions;
 mod document;
 mod etag;
 mod experts;
+mod feedback;
 mod keys;
 mod mapping;
 mod merge;
@@ -124,6 +125,7 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(decisions::list))
         .routes(routes!(decisions::get))
         .routes(routes!(decisions::replay))
+        .routes(routes!(feedback::give, feedback::export))
         .routes(routes!(operation::config))
         .routes(routes!(operation::audit));
     let mut api = OpenApiRouter::with_openapi(document::Document::openapi()).nest("/admin/v1", v1);

@@ -18,6 +18,7 @@ use crate::bundles::{Bundles, Opened, ShadowMetrics, Starter};
 use crate::catalog::{Catalog, ChangeError};
 use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig, TlsConfig};
 use crate::decision::DecisionLog;
+use crate::feedback::Feedback;
 use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
@@ -135,6 +136,7 @@ impl App {
         let pipeline = Pipeline {
             catalog,
             shadow,
+            feedback: Feedback::new(store.clone(), config.feedback.clone(), &mut metrics),
             router_deadline: Duration::from_millis(config.router.deadline_ms),
             gatekeeper: gatekeeper(&config),
             ledger: Arc::new(crate::usage::restore(&store)?),

@@ -7,6 +7,7 @@
 mod admin;
 mod auth;
 mod data;
+mod feedback;
 mod keys;
 mod load;
 mod router;
@@ -18,6 +19,7 @@ mod traces;
 pub use admin::{AdminConfig, AdminTokenConfig, OWNER, Role};
 pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
 pub use data::DataConfig;
+pub use feedback::FeedbackConfig;
 pub use keys::{FileKey, FileSecret};
 pub use load::{ConfigError, Loaded, literal_secrets, load, parse, yaml};
 pub use router::{RouterConfig, RouterLoad};
@@ -55,6 +57,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Logs and the decision log.
     pub telemetry: TelemetryConfig,
+    /// What is kept of reported outcomes.
+    pub feedback: FeedbackConfig,
     /// The experts. Those of the file are read-only in the admin API, which can add others.
     pub experts: Vec<ExpertSpec>,
     /// The public virtual models. `auto` is the one used when a request names none.
@@ -204,6 +208,7 @@ impl Config {
             ("upstream", self.upstream == other.upstream),
             ("store", self.store == other.store),
             ("telemetry", self.telemetry == other.telemetry),
+            ("feedback", self.feedback == other.feedback),
         ];
         sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
     }

@@ -379,16 +379,34 @@ impl End {
     }
 }
 
-/// The most recent decisions.
+/// The most recent decisions, and the most recent of those that somebody has judged.
 pub struct DecisionLog {
     capacity: usize,
     recent: Mutex<VecDeque<Arc<Decision>>>,
+    judged: Mutex<VecDeque<Arc<Decision>>>,
 }
 
 impl DecisionLog {
     /// A log that keeps the last `capacity` decisions.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, recent: Mutex::new(VecDeque::with_capacity(capacity)) }
+        let recent = Mutex::new(VecDeque::with_capacity(capacity));
+        Self { capacity, recent, judged: Mutex::default() }
+    }
+
+    /// How many are remembered.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Remembers a judged decision longer than the others: until as many have been judged after it.
+    pub fn keep(&self, decision: &Arc<Decision>) {
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        judged.retain(|known| known.id != decision.id);
+        let dropped = if judged.len() >= self.capacity { judged.pop_front() } else { None };
+        judged.push_back(decision.clone());
+        // The record is freed after the lock: it may own the last reference to a fleet.
+        drop(judged);
+        drop(dropped);
     }
 
     /// Adds a decision; the oldest one goes when the log is full.
@@ -413,8 +431,11 @@ impl DecisionLog {
 
     /// One decision, while it is remembered.
     pub fn get(&self, id: DecisionId) -> Option<Arc<Decision>> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().rev().find(|d| d.id == id).cloned()
+        let find = |log: &Mutex<VecDeque<Arc<Decision>>>| {
+            let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.iter().rev().find(|d| d.id == id).cloned()
+        };
+        find(&self.recent).or_else(|| find(&self.judged))
     }
 }
 

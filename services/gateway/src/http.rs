@@ -2,6 +2,7 @@
 
 mod connection;
 mod embeddings;
+mod feedback;
 mod inline;
 mod models;
 pub mod server;
@@ -90,6 +91,7 @@ pub fn router(pipeline: Arc<Pipeline>) -> axum::Router {
         .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/responses", post(responses))
         .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/feedback", post(feedback::give))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
         .fallback(unknown_url)

@@ -13,6 +13,7 @@ pub mod config;
 pub mod decision;
 pub mod documents;
 pub mod error;
+pub mod feedback;
 pub mod http;
 mod ids;
 mod lifecycle;

@@ -44,6 +44,7 @@ use crate::catalog::{Catalog, View};
 use crate::config::DataConfig;
 use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
 use crate::error::ApiError;
+use crate::feedback::Feedback;
 use crate::ids::Ids;
 use crate::metrics::series::ExpertSeries;
 use crate::metrics::timing::Timing;
@@ -69,6 +70,8 @@ pub struct Pipeline {
     pub ledger: Arc<Embedded>,
     /// Recent decisions.
     pub decisions: Arc<DecisionLog>,
+    /// Takes reported outcomes of decisions.
+    pub feedback: Feedback,
     /// A second router model that reads some prompts beside the first, if there is one.
     pub shadow: Arc<ArcSwapOption<Shadow>>,
     /// Who answered which conversation.

@@ -90,6 +90,10 @@ impl EmbeddedStore {
         Ok(Self { db, options, _lock: None })
     }
 
+    pub(crate) fn database(&self) -> &Database {
+        &self.db
+    }
+
     /// The revision of the last commit; 0 before the first.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //! what the gateway means by a change: documents with revisions ([`Document`]), all-or-nothing batches
 //! with expectations ([`Change`], [`Expect`]) and an audit record written with the change it tells of.
 //!
+//! Beside the documents lies a journal of records without revisions.
+//!
 //! Every call blocks on the disk. Asynchronous callers go through a blocking thread.
 
 mod audit;
@@ -14,6 +16,7 @@ mod backend;
 mod document;
 mod embedded;
 mod error;
+mod journal;
 mod open;
 
 pub use audit::{AuditEntry, AuditRecord};

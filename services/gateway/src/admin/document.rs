@@ -24,9 +24,9 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
     ),
     tags(
         (name = "experts", description = "What can answer"),
-        (name = "routing", description = "Routes, categories and the mapping between categories and experts"),
+        (name = "routing", description = "Routes, router models, categories and the mapping between categories and experts"),
         (name = "keys", description = "Who may send requests, and how much"),
-        (name = "operation", description = "What was decided, what is configured, what was changed")
+        (name = "operation", description = "What was decided and how good it was, what is configured, what was changed")
     ),
     components(schemas(ErrorBody, ErrorObject, FileSecret, SecretView)),
     security(("admin_token" = [])),

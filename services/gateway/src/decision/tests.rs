@@ -26,6 +26,24 @@ fn the_log_keeps_the_latest_and_no_more() {
 }
 
 #[test]
+fn what_was_judged_is_remembered_longer() {
+    let log = DecisionLog::new(3);
+    let judged = decision(1);
+    log.push(judged.clone());
+    log.keep(&judged);
+    log.keep(&judged);
+    for id in 2..10 {
+        log.push(decision(id));
+    }
+    assert!(log.get(DecisionId(1)).is_some() && log.get(DecisionId(2)).is_none());
+    assert_eq!(log.recent(10, |_| true).len(), 3, "it is no recent one any more");
+    for id in 10..13 {
+        log.keep(&decision(id));
+    }
+    assert!(log.get(DecisionId(1)).is_none());
+}
+
+#[test]
 fn ids_are_read_as_they_are_written() {
     let id = DecisionId(0x00ab);
     assert_eq!(id.to_string(), "d-00000000000000ab");

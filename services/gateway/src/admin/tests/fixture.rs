@@ -15,6 +15,7 @@ use crate::bundles::{Bundles, Opened, ShadowMetrics, Starter};
 use crate::catalog::{Catalog, Category, RouterModel};
 use crate::config::{Config, parse};
 use crate::decision::DecisionLog;
+use crate::feedback::Feedback;
 use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
@@ -82,11 +83,12 @@ impl Api {
         let router = RouterModel { categories, ..RouterModel::default() };
         let starter = Starter::new(config.router.clone(), None);
         let (opened, _) = Opened::new(starter, &store, Path::new("/nonexistent/store.redb"), false).unwrap();
-        let catalog = Arc::new(Catalog::open(config.declared(), router, registry, store).unwrap());
+        let catalog = Arc::new(Catalog::open(config.declared(), router, registry, store.clone()).unwrap());
         let mut metrics = prometheus_client::registry::Registry::default();
         let pipeline = Pipeline {
             catalog: catalog.clone(),
             shadow: Arc::default(),
+            feedback: Feedback::new(store.clone(), config.feedback.clone(), &mut metrics),
             router_deadline: Duration::from_secs(1),
             gatekeeper: crate::auth::Gatekeeper::new(true, None),
             ledger: Arc::default(),
