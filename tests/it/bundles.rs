@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use e2e::{Answer, Client, Gateway, binary, repository};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::support::{ask, llm, metric, mock, until};
 
@@ -107,44 +108,71 @@ fn kept(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Clients that ask what two experts are for, half of it new to the cache.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn begin(gateway: &Gateway) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let client = |n| tokio::spawn(ask_on(gateway.v1("chat/completions"), n, stop.clone(), sent.clone()));
+        let clients = (0..4).map(client).collect();
+        Self { stop, sent, clients }
+    }
+
+    fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    async fn end_without_loss(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut bad = Vec::new();
+        for client in self.clients {
+            bad.extend(client.await.unwrap());
+        }
+        let sent = self.sent.load(Ordering::Relaxed);
+        assert!(bad.is_empty(), "{} of {sent} went wrong: {:?}", bad.len(), bad.first());
+    }
+}
+
+/// Asks on and on; the result is what went wrong.
+async fn ask_on(url: String, n: usize, stop: Arc<AtomicBool>, sent: Arc<AtomicUsize>) -> Vec<String> {
+    let client = Client::default();
+    let mut bad = Vec::new();
+    let mut i = 0;
+    while !stop.load(Ordering::Relaxed) {
+        i += 1;
+        let (prompt, expert) = match i % 4 {
+            0 => ("Write a Python function that reverses a linked list.".to_owned(), "coder"),
+            1 => ("What is the derivative of x^2 * sin(x)?".to_owned(), "counter"),
+            2 => (format!("Write a Python function that adds {n} and {i}."), "coder"),
+            _ => (format!("What is the derivative of {n}x^2 + {i}x?"), "counter"),
+        };
+        let mut body = ask("auto", &prompt);
+        body["stream"] = (i % 2 == 0).into();
+        match client.post(&url, &body).await {
+            Ok(answer)
+                if answer.status == 200
+                    && answer.header("x-guildhall-path") == "upstream"
+                    && answer.header("x-guildhall-expert") == expert => {}
+            Ok(answer) => bad.push(format!("{prompt}: {} {:?}", answer.status, answer.headers)),
+            Err(error) => bad.push(format!("{error:#}")),
+        }
+        sent.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bad
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_is_uploaded_shadowed_activated_and_taken_back_under_load_and_no_request_is_lost() {
     let mock = mock().await;
     let gateway = Gateway::start(&config(&mock.url(), "coding: 1.0")).unwrap();
     let admin = Admin::of(&gateway);
-    let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let mut clients = Vec::new();
-    for n in 0..4 {
-        let (url, stop, sent) = (gateway.v1("chat/completions"), stop.clone(), sent.clone());
-        clients.push(tokio::spawn(async move {
-            let client = Client::default();
-            let mut bad = Vec::new();
-            let mut i = 0;
-            while !stop.load(Ordering::Relaxed) {
-                i += 1;
-                // Half of the prompts are new to the cache.
-                let (prompt, expert) = match i % 4 {
-                    0 => ("Write a Python function that reverses a linked list.".to_owned(), "coder"),
-                    1 => ("What is the derivative of x^2 * sin(x)?".to_owned(), "counter"),
-                    2 => (format!("Write a Python function that adds {n} and {i}."), "coder"),
-                    _ => (format!("What is the derivative of {n}x^2 + {i}x?"), "counter"),
-                };
-                let mut body = ask("auto", &prompt);
-                body["stream"] = (i % 2 == 0).into();
-                match client.post(&url, &body).await {
-                    Ok(answer)
-                        if answer.status == 200
-                            && answer.header("x-guildhall-path") == "upstream"
-                            && answer.header("x-guildhall-expert") == expert => {}
-                    Ok(answer) => bad.push(format!("{prompt}: {} {:?}", answer.status, answer.headers)),
-                    Err(error) => bad.push(format!("{error:#}")),
-                }
-                sent.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            bad
-        }));
-    }
+    let load = Load::begin(&gateway);
 
     let uploaded = admin.done("POST", "bundles", archive(&bundle("2.0.0", |m| m))).await;
     assert_eq!(
@@ -173,28 +201,17 @@ async fn a_model_is_uploaded_shadowed_activated_and_taken_back_under_load_and_no
         ("bundles/rollback", "1.0.0"),
         ("bundles/rollback", "2.0.0"),
     ] {
-        let before = sent.load(Ordering::Relaxed);
+        let before = load.sent();
         admin.done("POST", operation, "").await;
         let health = admin.client.get(&format!("{}/health", gateway.admin)).await.unwrap().json();
         assert_eq!(health["router"]["version"], active);
-        until("requests after the switch", async || sent.load(Ordering::Relaxed) >= before + 20).await;
+        until("requests after the switch", async || load.sent() >= before + 20).await;
     }
     assert_eq!(
         admin.roles().await,
         [row("default@1.0.0", false, true, false), row("default@2.0.0", true, false, false)]
     );
-    stop.store(true, Ordering::Relaxed);
-    let mut bad = Vec::new();
-    for client in clients {
-        bad.extend(client.await.unwrap());
-    }
-    assert!(
-        bad.is_empty(),
-        "{} of {} went wrong: {:?}",
-        bad.len(),
-        sent.load(Ordering::Relaxed),
-        bad.first()
-    );
+    load.end_without_loss().await;
     assert!(metric(&admin.client, &gateway, "guildhall_router_bundle{bundle=\"default@2.0.0\"}").await > 0.5);
 
     let refused = admin.send("DELETE", "bundles/default@2.0.0", "").await;

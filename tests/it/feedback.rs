@@ -102,7 +102,11 @@ async fn a_report_is_for_a_decision_of_the_same_key_that_is_remembered() {
     let unknown = report(&client, &gateway, "two", &unknown).await;
     assert_eq!((others.status, unknown.status), (404, 404));
     let told = |answer: &Answer, id: &str| answer.text().replace(id, "ID");
-    assert_eq!(told(&others, &decision), told(&unknown, "d-0123456789abcdef"), "nobody learns of others' decisions");
+    assert_eq!(
+        told(&others, &decision),
+        told(&unknown, "d-0123456789abcdef"),
+        "nobody learns of others' decisions"
+    );
     assert!(others.text().contains("the latest 5 are (telemetry.decisions)"), "{}", others.text());
     let nobody = client.post(&gateway.v1("feedback"), &good).await.unwrap();
     assert_eq!(nobody.status, 401);

@@ -371,12 +371,7 @@ struct Parts {
 
 impl Parts {
     /// Compiles the wanted state into what requests read.
-    fn publish(
-        &self,
-        desired: Desired,
-        router: Arc<RouterModel>,
-        revision: u64,
-    ) -> Result<View, ChangeError> {
+    fn publish(&self, desired: Desired, model: Arc<RouterModel>, revision: u64) -> Result<View, ChangeError> {
         let keys: Vec<KeySpec> = desired.keys.values().map(|entry| entry.value.clone()).collect();
         let teams: Vec<TeamSpec> = desired.teams.values().map(|entry| entry.value.clone()).collect();
         let experts = desired.experts.iter().map(|(id, entry)| {
@@ -384,7 +379,7 @@ impl Parts {
                 if desired.drained.contains(id) { Availability::Draining } else { Availability::Ready };
             Wanted { spec: entry.value.clone(), trust: entry.origin.trust(), availability }
         });
-        let labels: Vec<Arc<str>> = router.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
+        let labels: Vec<Arc<str>> = model.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
         let experts = self.registry.replace(experts.collect(), labels.into()).map_err(|problems| {
             ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
         })?;
@@ -403,7 +398,7 @@ impl Parts {
             Some((id.clone(), gate))
         };
         let expert_gates = desired.experts.values().filter_map(gate).collect();
-        let categories = router.categories.iter().map(|c| {
+        let categories = model.categories.iter().map(|c| {
             let described = desired.categories.get(&c.name).cloned();
             let description = described.unwrap_or_else(|| c.description.clone());
             (Category { name: c.name.clone(), description }, header(&c.name))
@@ -414,7 +409,7 @@ impl Parts {
             input: most.input.max(cost.input),
             output: most.output.max(cost.output),
         });
-        let series = Series::new(experts.ids(), router.categories.len());
+        let series = Series::new(experts.ids(), model.categories.len());
         let desired = Arc::new(desired);
         Ok(View {
             revision,
@@ -423,7 +418,7 @@ impl Parts {
             expert_gates,
             keys,
             dearest,
-            router,
+            router: model,
             categories,
             series,
             desired,

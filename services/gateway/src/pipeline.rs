@@ -145,6 +145,22 @@ impl Pipeline {
         }
     }
 
+    /// An answer of the gateway's own to a request that asks for no inference: with the request's id, and with no
+    /// record.
+    pub async fn own(&self, headers: HeaderMap, answer: Result<Response<Body>, ApiError>) -> Response<Body> {
+        match answer {
+            Ok(mut response) => {
+                let context = Context::new(headers, self.ids.decision(), None);
+                response.headers_mut().insert("x-request-id", context.request_id);
+                response
+            }
+            Err(error) => {
+                let front = Front::OpenAi(experts::Operation::ChatCompletions);
+                self.unserved(front, headers, error).await
+            }
+        }
+    }
+
     /// The answer to a request for what is not served: in the client's own words and with the request's id,
     /// but with no record.
     pub async fn unserved(&self, front: Front, headers: HeaderMap, error: ApiError) -> Response<Body> {

@@ -12,14 +12,15 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
     info(
         title = "Guildhall admin API",
         version = "1",
-        description = "Experts, routes, the mapping from categories to experts, keys and teams, while the gateway runs. \
+        description = "Experts, routes, the mapping from categories to experts, router models, keys and teams, while the \
+                       gateway runs. \
                        A write is durable and live before it is answered. `dry_run=true` checks a write and \
                        shows what would be. Every object has an `etag`; send it as `If-Match` and a write fails \
                        with 412 when the object has changed meanwhile. Objects with `origin: file` are defined \
                        in the configuration file and read-only here. Names may contain slashes, which are sent \
                        as `%2F` in a path. A token has a role: `viewer` reads everything, `operator` also drains and \
-                       probes experts and tries prompts, `admin` changes everything; `x-required-role` of an \
-                       operation names the one it needs.",
+                       probes experts, checks bundles, reports outcomes and tries prompts, `admin` changes \
+                       everything; `x-required-role` of an operation names the one it needs.",
         license(name = "Apache-2.0")
     ),
     tags(

@@ -14,7 +14,7 @@ use crate::error::{ApiError, ErrorKind};
 /// Pieces that may wait for the reader.
 const WAITING: usize = 8;
 /// How long a piece may be on its way.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Bytes of a refused upload that are read all the same: a client that is still sending would otherwise lose
 /// the connection before it has seen the answer.
 const DRAINED: usize = 1 << 30;

@@ -106,10 +106,7 @@ fn files(source: impl Read, into: &Path, most: u64) -> Result<(), ArchiveError> 
 }
 
 /// The name of the file that an entry is; `None` for a directory. `top` is the directory that the others lay in.
-fn place<R: Read>(
-    entry: &Entry<'_, R>,
-    top: &mut Option<Option<String>>,
-) -> Result<Option<String>, &'static str> {
+fn place<R: Read>(entry: &Entry<'_, R>, top: &mut Option<String>) -> Result<Option<String>, &'static str> {
     let path = entry.path().map_err(|_| "has a name that is not a path")?;
     let mut parts = Vec::new();
     for part in path.components() {
@@ -128,11 +125,11 @@ fn place<R: Read>(
         _ => return Err("is neither a file nor a directory"),
     }
     let (directory, name) = match parts.as_slice() {
-        [name] => (None, *name),
-        [directory, name] => (Some((*directory).to_owned()), *name),
+        [name] => ("", *name),
+        [directory, name] => (*directory, *name),
         _ => return Err("lies deeper than a bundle's files do"),
     };
-    if *top.get_or_insert_with(|| directory.clone()) != directory {
+    if top.get_or_insert_with(|| directory.to_owned()) != directory {
         return Err("does not lie where the files before it do");
     }
     Ok(Some(name.to_owned()))

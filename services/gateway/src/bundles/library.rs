@@ -73,7 +73,9 @@ impl Library {
             let beside = fs::read_dir(configured.join("..")).into_iter().flatten();
             let mut beside: Vec<PathBuf> = beside.filter_map(|e| e.ok().map(|e| e.path())).collect();
             beside.sort();
-            beside.into_iter().for_each(|dir| add(dir, Origin::File));
+            for dir in beside {
+                add(dir, Origin::File);
+            }
         }
         let entries = fs::read_dir(&self.managed).into_iter().flatten().filter_map(Result::ok);
         for entry in entries.filter(|e| !e.file_name().to_string_lossy().starts_with('.')) {

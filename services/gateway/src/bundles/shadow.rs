@@ -211,15 +211,12 @@ impl Shadow {
         }
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
         let place = self.bytes.clone().try_acquire_many_owned(length).ok().zip(self.queue.try_reserve().ok());
-        match place {
-            Some((bytes, place)) => {
-                let (text, planned) = (text.to_owned(), planned.clone());
-                place.send(Item { text, decision, planned, _bytes: bytes });
-            }
-            None => {
-                self.tally.dropped.fetch_add(1, Ordering::Relaxed);
-                self.tally.metrics.dropped.inc();
-            }
+        if let Some((bytes, place)) = place {
+            let (text, planned) = (text.to_owned(), planned.clone());
+            place.send(Item { text, decision, planned, _bytes: bytes });
+        } else {
+            self.tally.dropped.fetch_add(1, Ordering::Relaxed);
+            self.tally.metrics.dropped.inc();
         }
     }
 

@@ -73,7 +73,7 @@ impl Ask {
         Self { method, path: path.into(), if_match: None, body, content_type, patience: PATIENCE }
     }
 
-    fn with_body(mut self, body: Value) -> Self {
+    fn with_body(mut self, body: &Value) -> Self {
         self.body = body.to_string().into();
         self
     }

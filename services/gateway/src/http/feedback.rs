@@ -5,14 +5,13 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use experts::Operation;
 use http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
 
 use crate::decision::Decision;
 use crate::error::{ApiError, ErrorKind};
 use crate::feedback::{Feedback, Report, Reporter};
-use crate::pipeline::{Front, Pipeline, now_ms};
+use crate::pipeline::{Pipeline, now_ms};
 use crate::problem::from_value;
 
 /// Longest body.
@@ -28,12 +27,8 @@ struct Taken<'a> {
 
 pub(super) async fn give(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    match take(&pipeline, &parts.headers, body).await {
-        Ok(response) => response,
-        Err(error) => {
-            pipeline.unserved(Front::OpenAi(Operation::ChatCompletions), parts.headers, error).await
-        }
-    }
+    let answer = take(&pipeline, &parts.headers, body).await;
+    pipeline.own(parts.headers, answer).await
 }
 
 async fn take(pipeline: &Pipeline, headers: &HeaderMap, body: Body) -> Result<Response<Body>, ApiError> {
@@ -54,7 +49,9 @@ async fn take(pipeline: &Pipeline, headers: &HeaderMap, body: Body) -> Result<Re
     if owner(&decision) != key.as_ref() {
         return Err(Feedback::forgotten(&pipeline.decisions, &report));
     }
-    if report.expert.is_some() && report.expert.as_deref() != decision.expert.as_ref().map(|e| e.as_str()) {
+    if report.expert.is_some()
+        && report.expert.as_deref() != decision.expert.as_ref().map(routing::ExpertId::as_str)
+    {
         let message = "expert: only the expert that answered can be judged; leave it out";
         return Err(ApiError::new(ErrorKind::Unprocessable, message).with_param("expert"));
     }

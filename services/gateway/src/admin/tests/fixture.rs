@@ -88,7 +88,7 @@ impl Api {
         let pipeline = Pipeline {
             catalog: catalog.clone(),
             shadow: Arc::default(),
-            feedback: Feedback::new(store.clone(), config.feedback.clone(), &mut metrics),
+            feedback: Feedback::new(store, config.feedback.clone(), &mut metrics),
             router_deadline: Duration::from_secs(1),
             gatekeeper: crate::auth::Gatekeeper::new(true, None),
             ledger: Arc::default(),

@@ -82,7 +82,9 @@ async fn every_operation_asks_for_its_role() {
         }
     }
     operators.sort_unstable();
-    assert_eq!(operators, ["drainExpert", "explainRoute", "probeExpert", "undrainExpert"]);
+    let expected =
+        ["drainExpert", "explainRoute", "giveFeedback", "probeExpert", "undrainExpert", "validateBundle"];
+    assert_eq!(operators, expected);
 }
 
 #[tokio::test]

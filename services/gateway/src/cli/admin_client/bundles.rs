@@ -116,7 +116,7 @@ async fn execute(client: &AdminClient, command: &Command) -> Result<Said, Failur
         }
         Command::Shadow { id, sample, mode, .. } => {
             let ask = Ask::new(Method::POST, format!("{}/shadow{}", place(id), mode.query()));
-            let bundle = client.send(ask.with_body(json!({ "sample": sample })).patiently()).await?;
+            let bundle = client.send(ask.with_body(&json!({ "sample": sample })).patiently()).await?;
             let text = format!(
                 "{id} {}: `guildhall bundles compare {id}` shows how it agrees",
                 mode.said("started as a shadow")

@@ -92,6 +92,6 @@ pub(super) async fn patch(
     if fields.is_empty() {
         return Err(Failure::Usage("nothing to change: give at least one setting".into()));
     }
-    let ask = Ask::new(Method::PATCH, format!("{path}{}", mode.query())).with_body(Value::Object(fields));
+    let ask = Ask::new(Method::PATCH, format!("{path}{}", mode.query())).with_body(&Value::Object(fields));
     client.send(ask.for_version(version.if_match.as_deref())).await
 }

@@ -117,12 +117,12 @@ async fn execute(
             let path = format!("{}{}", place(id), mode.query());
             let ask = match file.read()? {
                 Some(experts) => match <[Value; 1]>::try_from(experts) {
-                    Ok([expert]) => Ask::new(Method::PUT, path).with_body(expert),
+                    Ok([expert]) => Ask::new(Method::PUT, path).with_body(&expert),
                     Err(_) => {
                         return Err(Failure::Usage("--file: an update needs a file with one expert".into()));
                     }
                 },
-                None => Ask::new(Method::PATCH, path).with_body(settings.patch(env)?),
+                None => Ask::new(Method::PATCH, path).with_body(&settings.patch(env)?),
             };
             let expert = client.send(ask.for_version(version.if_match.as_deref())).await?;
             Ok(Said { text: format!("{id} {}", mode.said("updated")), json: expert })
@@ -150,7 +150,7 @@ async fn add(client: &AdminClient, experts: Vec<Value>, mode: &Mode) -> Result<S
         |added: &[Value]| added.iter().filter_map(|e| e["id"].as_str()).collect::<Vec<_>>().join(", ");
     for expert in experts {
         let id = expert["id"].as_str().unwrap_or("the expert").to_owned();
-        let ask = Ask::new(Method::POST, format!("/experts{}", mode.query())).with_body(expert);
+        let ask = Ask::new(Method::POST, format!("/experts{}", mode.query())).with_body(&expert);
         match client.send(ask).await {
             Ok(expert) => added.push(expert),
             Err(failure) => {

@@ -162,7 +162,7 @@ async fn execute(client: &AdminClient, command: &Command) -> Result<Said, Failur
             let mut fields = settings.fields(now_ms());
             fields.insert("id".into(), id.as_str().into());
             let ask = Ask::new(Method::POST, format!("/keys{}", mode.query()));
-            let key = client.send(ask.with_body(Value::Object(fields))).await?;
+            let key = client.send(ask.with_body(&Value::Object(fields))).await?;
             Ok(with_token(format!("{id} {}", mode.said("created")), key))
         }
         Command::Update { id, settings, disabled, version, mode } => {
@@ -174,7 +174,7 @@ async fn execute(client: &AdminClient, command: &Command) -> Result<Said, Failur
         Command::Rotate { id, overlap, version } => {
             let overlap_ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
             let ask = Ask::new(Method::POST, format!("{}/rotate", place(id)));
-            let ask = ask.with_body(json!({ "overlap_ms": overlap_ms }));
+            let ask = ask.with_body(&json!({ "overlap_ms": overlap_ms }));
             let key = client.send(ask.for_version(version.if_match.as_deref())).await?;
             let old = match overlap.as_secs() {
                 0 => "the old token has ended".to_owned(),

@@ -83,7 +83,7 @@ pub(super) async fn execute(client: &AdminClient, command: &Command) -> Result<S
             let mut fields = shared.fields();
             fields.insert("id".into(), id.as_str().into());
             let ask = Ask::new(Method::POST, format!("/teams{}", mode.query()));
-            let team = client.send(ask.with_body(Value::Object(fields))).await?;
+            let team = client.send(ask.with_body(&Value::Object(fields))).await?;
             Ok(Said { text: format!("{id} {}", mode.said("created")), json: team })
         }
         Command::Update { id, shared, disabled, version, mode } => {
