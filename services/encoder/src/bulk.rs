@@ -52,7 +52,7 @@ impl Encoder {
                 let mut items = Vec::new();
                 for index in order.by_ref().take(ahead - pending.len()) {
                     let Some(window) = windows.get(index) else { continue };
-                    let (item, row) = Item::new(window.ids.clone(), Heads::All, None);
+                    let (item, row) = Item::new(window.ids.clone(), Heads::States, None);
                     items.push(item);
                     pending.push_back((index, window, row));
                 }
@@ -64,6 +64,7 @@ impl Encoder {
                 *slot = Some(Features {
                     embedding: row.embedding,
                     probabilities: row.probabilities,
+                    state: row.state,
                     tokens: window.tokens,
                     truncated: window.truncated_tokens > 0,
                 });

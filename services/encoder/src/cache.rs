@@ -43,7 +43,9 @@ pub(crate) struct Weight {
 impl Weighter<String, Decision> for Weight {
     fn weight(&self, key: &String, decision: &Decision) -> u64 {
         let features = &decision.features;
-        let vectors = size_of_val(&*features.embedding) + size_of_val(&*features.probabilities);
+        let vectors = size_of_val(&*features.embedding)
+            + size_of_val(&*features.probabilities)
+            + size_of_val(&*features.state);
         ((key.len() + vectors + OVERHEAD) as u64).max(self.least)
     }
 }
@@ -54,6 +56,11 @@ impl DecisionCache {
         let bytes = if entries == 0 { 0 } else { bytes };
         let least = bytes.div_ceil(entries.max(1) as u64).max(1);
         Self(Cache::with_weighter(entries, bytes, Weight { least }))
+    }
+
+    /// Keeps a decision that says more than the one that was there.
+    pub(crate) fn enrich(&self, key: &str, decision: Decision) {
+        self.0.insert(key.to_owned(), decision);
     }
 
     /// The decision on a text, or the lead on it; waits while someone else has the lead.

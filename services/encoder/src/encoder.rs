@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use routing::Features;
+use routing::{Features, Reads};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -31,6 +31,8 @@ pub(crate) struct Inner {
     pub cache: DecisionCache,
     pub metrics: EncoderMetrics,
     pub provider: &'static str,
+    /// Whether the graph has token states.
+    pub has_states: bool,
     pub max_batch: usize,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -132,6 +134,7 @@ impl Decision {
             features: Features {
                 embedding: row.embedding.clone(),
                 probabilities: row.probabilities.clone(),
+                state: row.state.clone(),
                 tokens: text.tokens,
                 truncated: text.truncated_tokens > 0,
             },
@@ -182,19 +185,31 @@ impl Encoder {
         start::start(bundle, config, runtime, metrics).map(|inner| Self(Arc::new(inner)))
     }
 
-    /// Reads one prompt: the cache's answer, or a forward pass over the routing window. Identical prompts
-    /// at the same time share one pass. Dropping the future gives up the place in the queue.
+    /// Reads one prompt as far as is asked: the cache's answer, or a forward pass over the routing window.
+    /// Identical prompts at the same time share one pass. Dropping the future gives up the place in the queue.
+    ///
+    /// [`Features::state`] comes with [`Reads::Embedding`] alone, and is empty when the graph has no token states.
     ///
     /// # Errors
     /// [`EncodeError::Overloaded`] at once when the queue is full; otherwise what went wrong on the way.
-    pub async fn features(&self, text: &str) -> Result<Encoded, EncodeError> {
+    pub async fn features(&self, text: &str, reads: Reads) -> Result<Encoded, EncodeError> {
         let inner = &*self.0;
         let excerpt = Excerpt::of(text);
-        let (decision, outcome) = match inner.cache.find(&excerpt.key()).await {
+        let heads = if reads == Reads::Embedding && inner.has_states { Heads::States } else { Heads::All };
+        let key = excerpt.key();
+        let (decision, outcome) = match inner.cache.find(&key).await {
+            Found::Hit(decision) | Found::Joined(decision)
+                if heads == Heads::States && decision.features.state.is_empty() =>
+            {
+                // It was read for a policy that looks at less.
+                let decision = self.decide(&excerpt, heads).await?;
+                inner.cache.enrich(&key, decision.clone());
+                (decision, CacheOutcome::Miss)
+            }
             Found::Hit(decision) => (decision, CacheOutcome::Hit),
             Found::Joined(decision) => (decision, CacheOutcome::Joined),
             Found::Lead(lead) => {
-                let decision = self.decide(&excerpt).await?;
+                let decision = self.decide(&excerpt, heads).await?;
                 // Refused when it weighs more than the cache holds; those who wait get it all the same.
                 let _ = lead.insert(decision.clone());
                 (decision, CacheOutcome::Miss)
@@ -204,11 +219,11 @@ impl Encoder {
         Ok(decision.answer(outcome))
     }
 
-    async fn decide(&self, excerpt: &Excerpt<'_>) -> Result<Decision, EncodeError> {
+    async fn decide(&self, excerpt: &Excerpt<'_>, heads: Heads) -> Result<Decision, EncodeError> {
         let permit = self.try_permit()?;
         let text = self.tokenise(excerpt).await?;
         self.0.observe(&text);
-        let row = self.0.submit(text.ids.clone(), Heads::All, permit);
+        let row = self.0.submit(text.ids.clone(), heads, permit);
         let row = row.await.map_err(|_| EncodeError::Closed)??;
         Ok(Decision::new(&text, &row))
     }

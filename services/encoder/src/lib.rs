@@ -21,6 +21,7 @@ mod queue;
 mod runtime;
 mod session;
 mod start;
+mod state;
 mod window;
 
 pub use bundle::{

@@ -7,6 +7,11 @@ pub(crate) trait Model: Send {
     /// # Errors
     /// What went wrong; it concerns every prompt of the batch.
     fn forward(&mut self, batch: &Batch, heads: Heads) -> Result<Outputs, String>;
+
+    /// Whether it has states to give, for [`Heads::States`].
+    fn has_states(&self) -> bool {
+        false
+    }
 }
 
 /// What is wanted of a pass; the larger includes the smaller.
@@ -16,6 +21,8 @@ pub(crate) enum Heads {
     Embedding,
     /// Embedding and category logits.
     All,
+    /// Those and the mean normed token state, of a graph that has token states.
+    States,
 }
 
 /// Prompts side by side, padded at the end with id 0 and mask 0.
@@ -55,6 +62,8 @@ pub(crate) struct Outputs {
     pub embedding: Matrix,
     /// `[rows, C]`, or empty when not wanted.
     pub logits: Matrix,
+    /// `[rows, d]`: the mean over each row's own tokens of LN(u), or empty when not wanted or not to be had.
+    pub states: Matrix,
 }
 
 /// Rows of equal width.

@@ -43,6 +43,8 @@ pub(crate) struct Row {
     pub embedding: Arc<[f32]>,
     /// `[C]`, or empty when only the embedding was wanted.
     pub probabilities: Arc<[f32]>,
+    /// `[d]`, or empty when it was not wanted or the graph has none.
+    pub state: Arc<[f32]>,
     /// Time in the queue.
     pub queue: Duration,
     /// Time of the forward pass.
@@ -198,10 +200,14 @@ fn row(
     }
     let probabilities = match heads {
         Heads::Embedding => Arc::from([]),
-        Heads::All => softmax(outputs.logits.get(index).ok_or_else(missing)?)
+        Heads::All | Heads::States => softmax(outputs.logits.get(index).ok_or_else(missing)?)
             .ok_or(EncodeError::NotFinite("category_logits"))?,
     };
-    Ok(Row { embedding: embedding.into(), probabilities, queue, forward })
+    let state = outputs.states.get(index).filter(|_| heads == Heads::States).unwrap_or_default();
+    if state.iter().any(|x| !x.is_finite()) {
+        return Err(EncodeError::NotFinite("token_states"));
+    }
+    Ok(Row { embedding: embedding.into(), probabilities, state: state.into(), queue, forward })
 }
 
 fn missing() -> EncodeError {

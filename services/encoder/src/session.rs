@@ -9,9 +9,11 @@ use crate::bundle::{GRAPH_INPUTS, Manifest};
 use crate::config::EncoderConfig;
 use crate::model::{Batch, Heads, Matrix, Model, Outputs};
 use crate::runtime::Runtime;
+use crate::state::mean_normed;
 
 const EMBEDDING: &str = "embedding";
 const LOGITS: &str = "category_logits";
+const STATES: &str = "token_states";
 
 /// Execution providers as sessions are built with them; `auto` has been decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,10 @@ pub(crate) struct OrtModel {
     session: Session,
     everything: RunOptions<HasSelectedOutputs>,
     embedding: RunOptions<HasSelectedOutputs>,
+    /// Where the graph has token states.
+    states: Option<RunOptions<HasSelectedOutputs>>,
+    /// Special tokens before and after a prompt's own.
+    margins: (usize, usize),
     dimensions: usize,
     categories: usize,
 }
@@ -60,15 +66,21 @@ impl OrtModel {
         manifest: &Manifest,
         engine: Engine,
         config: &EncoderConfig,
+        margins: (usize, usize),
     ) -> Result<Self, String> {
         let session = session(runtime, graph, manifest, engine, config).map_err(|error| error.to_string())?;
         check_graph(&session, manifest)?;
         let options = |outputs: OutputSelector| {
             RunOptions::new().map(|o| o.with_outputs(outputs)).map_err(|error| error.to_string())
         };
+        let all = || OutputSelector::no_default().with(EMBEDDING).with(LOGITS);
+        let has_states = session.outputs().iter().any(|output| output.name() == STATES);
+        let states = if has_states { Some(options(all().with(STATES))?) } else { None };
         Ok(Self {
             session,
-            everything: options(OutputSelector::no_default().with(EMBEDDING).with(LOGITS))?,
+            states,
+            margins,
+            everything: options(all())?,
             embedding: options(OutputSelector::no_default().with(EMBEDDING))?,
             dimensions: manifest.encoder.dimensions,
             categories: manifest.categories.len(),
@@ -83,6 +95,7 @@ impl Model for OrtModel {
         let ids = TensorRef::from_array_view((shape, batch.ids.as_slice())).map_err(failed)?;
         let mask = TensorRef::from_array_view((shape, batch.mask.as_slice())).map_err(failed)?;
         let options = match heads {
+            Heads::States => self.states.as_ref().unwrap_or(&self.everything),
             Heads::All => &self.everything,
             Heads::Embedding => &self.embedding,
         };
@@ -99,11 +112,43 @@ impl Model for OrtModel {
         Ok(Outputs {
             embedding: matrix(EMBEDDING, self.dimensions)?,
             logits: match heads {
-                Heads::All => matrix(LOGITS, self.categories)?,
+                Heads::All | Heads::States => matrix(LOGITS, self.categories)?,
                 Heads::Embedding => Matrix::default(),
+            },
+            states: match outputs.get(STATES).filter(|_| heads == Heads::States) {
+                Some(value) => {
+                    let (shape, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
+                    states(batch, values, self.margins, self.dimensions)
+                        .ok_or_else(|| format!("{STATES} came as {shape:?}"))?
+                }
+                None => Matrix::default(),
             },
         })
     }
+
+    fn has_states(&self) -> bool {
+        self.states.is_some()
+    }
+}
+
+/// The mean normed state of each row's own tokens; `None` when the values are not `[rows, width, dimensions]`.
+fn states(
+    batch: &Batch,
+    values: &[f32],
+    (before, after): (usize, usize),
+    dimensions: usize,
+) -> Option<Matrix> {
+    if values.len() != batch.rows * batch.width * dimensions {
+        return None;
+    }
+    let mut means = Vec::with_capacity(batch.rows * dimensions);
+    let rows = values.chunks_exact((batch.width * dimensions).max(1));
+    for (row, mask) in rows.zip(batch.mask.chunks_exact(batch.width.max(1))) {
+        let tokens = mask.iter().filter(|bit| **bit == 1).count();
+        let own = row.get(before * dimensions..tokens.saturating_sub(after) * dimensions);
+        means.extend(mean_normed(own.unwrap_or_default(), dimensions));
+    }
+    Some(Matrix { values: means, width: dimensions })
 }
 
 fn session(

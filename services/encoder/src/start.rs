@@ -121,6 +121,7 @@ pub(crate) fn launch(
         windows,
         queue: Arc::new(Queue::new(limits, models.len())),
         permits: Arc::new(Semaphore::new(config.queue_limit)),
+        has_states: models.iter().all(|model| model.has_states()),
         cache: DecisionCache::new(config.cache_entries, config.cache_bytes),
         metrics,
         provider,
@@ -183,7 +184,8 @@ impl Source<'_> {
         };
         let mut models: Vec<Box<dyn Model>> = Vec::with_capacity(config.sessions);
         for _ in 0..config.sessions {
-            let model = OrtModel::build(self.runtime, self.graph, self.manifest, engine, &config);
+            let margins = self.windows.margins();
+            let model = OrtModel::build(self.runtime, self.graph, self.manifest, engine, &config, margins);
             let mut model = model.map_err(failed)?;
             self.warm_up(&mut model).map_err(failed)?;
             self.check_vocabulary(&mut model)?;

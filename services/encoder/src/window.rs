@@ -138,6 +138,11 @@ impl Windows {
         self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
     }
 
+    /// How many special tokens come before and after a prompt's own.
+    pub(crate) fn margins(&self) -> (usize, usize) {
+        (self.prefix.len(), self.suffix.len())
+    }
+
     /// Special tokens around ids, as the graph expects them.
     pub(crate) fn enclose(&self, head: &[u32], tail: &[u32]) -> Vec<u32> {
         [&self.prefix, head, tail, &self.suffix].concat()

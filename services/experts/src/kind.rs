@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use routing::Live;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -130,6 +131,14 @@ impl Kind {
         match self {
             Self::Llm(llm) => llm.status(),
             Self::Constant(_) | Self::Reject(_) => Vec::new(),
+        }
+    }
+
+    /// How it is now. `capacity` is how many requests it may have in progress, where that is known.
+    pub(crate) fn live(&self, now: Instant, capacity: Option<u32>) -> Live {
+        match self {
+            Self::Llm(llm) => llm.live(now, capacity),
+            Self::Constant(_) | Self::Reject(_) => Live::default(),
         }
     }
 

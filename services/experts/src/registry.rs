@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use routing::{Availability, ExpertFacts, ExpertId, Fleet};
+use routing::{Availability, ExpertFacts, ExpertId, Fleet, Live, Signals};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -164,6 +164,17 @@ impl Snapshot {
         self.fleet.load_full()
     }
 
+    /// How the experts are now, in the order of the fleet: load per unit of capacity, latency. Capacity is the
+    /// expert's limit of concurrent requests, or a guess.
+    pub fn live(&self) -> impl Iterator<Item = (&ExpertId, Live)> {
+        let now = Instant::now();
+        self.declared.experts.iter().map(move |facts| {
+            let expert = self.get(facts.id.as_str());
+            let live = expert.map(|e| e.kind.live(now, e.spec.concurrency.concurrent));
+            (&facts.id, live.unwrap_or_default())
+        })
+    }
+
     /// Whether something may have changed since the fleet was made.
     fn is_stale(&self) -> bool {
         let due = self.due_ms.load(Ordering::Relaxed);
@@ -241,6 +252,8 @@ pub struct Wanted {
     pub trust: Trust,
     /// Whether it takes requests, as far as people decide: ready or draining.
     pub availability: Availability,
+    /// What was learnt of it.
+    pub signals: Arc<Signals>,
 }
 
 /// The experts of this process.
@@ -370,7 +383,7 @@ impl Registry {
         let mut next = HashMap::with_capacity(experts.len());
         let mut facts: Vec<ExpertFacts> = Vec::with_capacity(experts.len());
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-        for Wanted { spec, trust, availability } in experts {
+        for Wanted { spec, trust, availability, signals } in experts {
             let id = spec.id.clone();
             let mut found = spec.validate();
             found.extend(spec.refused(self.client.guard(), trust));
@@ -384,7 +397,7 @@ impl Registry {
                 continue;
             }
             warnings.extend(below(&id, spec.unknown_skills(&categories)));
-            facts.push(spec.facts(&categories, availability));
+            facts.push(ExpertFacts { signals, ..spec.facts(&categories, availability) });
             let expert = match before.get(id.as_str()) {
                 Some(same) if same.spec == spec && same.trust == trust => Ok(same.clone()),
                 Some(other) => other.updated(spec, trust, &self.client).map(Arc::new),

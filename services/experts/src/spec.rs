@@ -251,6 +251,7 @@ impl ExpertSpec {
             capabilities: self.capabilities,
             context_tokens: self.context_tokens,
             availability,
+            signals: Arc::default(),
         }
     }
 }

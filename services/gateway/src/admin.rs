@@ -13,6 +13,7 @@ mod document;
 mod etag;
 mod experts;
 mod feedback;
+mod impact;
 mod keys;
 mod mapping;
 mod merge;
@@ -24,6 +25,7 @@ mod read;
 mod resource;
 mod routes;
 mod schema;
+mod signals;
 mod teams;
 pub mod token;
 mod upload;
@@ -107,6 +109,12 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(categories::list))
         .routes(routes!(categories::get, categories::describe))
         .routes(routes!(mapping::get, mapping::replace, mapping::patch))
+        .routes(routes!(signals::list_gates))
+        .routes(routes!(signals::get_gate, signals::put_gate, signals::delete_gate))
+        .routes(routes!(signals::list_pilots))
+        .routes(routes!(signals::get_pilots, signals::put_pilots, signals::delete_pilots))
+        .routes(routes!(signals::list_scorers))
+        .routes(routes!(signals::get_scorer, signals::put_scorer, signals::delete_scorer))
         .routes(routes!(routes::list, routes::create))
         .routes(routes!(routes::get, routes::replace, routes::patch, routes::delete))
         .routes(routes!(bundles::list, bundles::upload))

@@ -16,7 +16,7 @@ use crate::auth::Gatekeeper;
 use crate::auth::jwt::Verifier;
 use crate::bundles::{Bundles, Opened, ShadowMetrics, Starter};
 use crate::catalog::{Catalog, ChangeError};
-use crate::config::{AccessTarget, Config, RouterConfig, RouterLoad, TelemetryConfig, TlsConfig};
+use crate::config::{AccessTarget, Config, RouteSpec, RouterConfig, RouterLoad, TelemetryConfig, TlsConfig};
 use crate::decision::DecisionLog;
 use crate::feedback::Feedback;
 use crate::http::tls::PlanesTls;
@@ -215,11 +215,10 @@ fn admin_token(
 
 /// Whether the configuration wants the router model loaded.
 pub fn wants_router(config: &Config) -> bool {
-    let reads = |r: &crate::config::RouteSpec| r.policy.build().is_ok_and(|p| p.reads_features());
     match config.router.load {
         RouterLoad::Always => true,
         RouterLoad::Never => false,
-        RouterLoad::WhenNeeded => config.routes.iter().any(reads),
+        RouterLoad::WhenNeeded => config.routes.iter().any(RouteSpec::reads_prompts),
     }
 }
 

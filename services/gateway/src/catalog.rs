@@ -6,16 +6,18 @@
 //! owned by the file and refused to change here.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use admission::{Account, Gate, Gates, KeyRing, KeySpec, Subject, TeamSpec};
 use arc_swap::ArcSwap;
 use encoder::Encoder;
 use experts::{Cost, ExpertSpec, Registry, Snapshot, Trust, Wanted};
 use http::HeaderValue;
-use routing::{Availability, ExpertId, Policy};
+use routing::modifier::Balance;
+use routing::{Availability, ExpertId, Live, Plan, Policy, Signals};
 use serde::{Deserialize, Serialize};
 use stores::{Change, EmbeddedStore};
+use tokio::sync::Notify;
 use utoipa::ToSchema;
 
 use crate::config::RouteSpec;
@@ -23,12 +25,16 @@ use crate::metrics::series::{RouteSeries, Series};
 use crate::problem::Problem;
 
 mod check;
+mod describe;
 mod desired;
+mod signals;
 
 pub use check::check_file;
 use check::{check, named_by};
+use describe::Descriptions;
 use desired::Owner;
 pub use desired::{Declared, Desired, Edit, Entry, Object, Op, Table};
+pub use signals::{GateSpec, PilotsSpec, ScorerSpec, Signal};
 
 /// Who owns an object, and so who may change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -69,6 +75,17 @@ pub struct RouterModel {
     pub encoder: Option<Encoder>,
     /// The labels, in the order of the probabilities.
     pub categories: Vec<Category>,
+    /// The space of its embeddings; `None` without a model.
+    pub space: Option<Space>,
+}
+
+/// A space of embeddings. What was learnt in one means nothing in another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its name, `Manifest::space`.
+    pub id: Arc<str>,
+    /// Its width.
+    pub dimensions: usize,
 }
 
 /// A route, ready to plan.
@@ -87,6 +104,8 @@ pub struct Route {
     pub gate: Option<Gate>,
     /// Where its requests are counted.
     pub series: Arc<RouteSeries>,
+    /// The biases that even its experts' shares out, if that is wanted. Outlives the view.
+    balance: Option<Arc<Mutex<Balance>>>,
 }
 
 /// Everything that a request needs to know about experts and routes, at one moment.
@@ -191,6 +210,8 @@ pub struct Catalog {
     current: Arc<ArcSwap<View>>,
     parts: Arc<Parts>,
     store: Arc<EmbeddedStore>,
+    /// Told of every change.
+    changed: Arc<Notify>,
     /// Serialises writers over validate, commit and publish. An async mutex because the commit is awaited
     /// under it; readers never touch it.
     writer: Arc<tokio::sync::Mutex<()>>,
@@ -210,10 +231,15 @@ impl Catalog {
         registry: Registry,
         store: Arc<EmbeddedStore>,
     ) -> Result<Self, ChangeError> {
-        let parts = Arc::new(Parts { registry, gates: Gates::default() });
+        let parts = Arc::new(Parts {
+            registry,
+            gates: Gates::default(),
+            balances: Mutex::default(),
+            descriptions: Descriptions::default(),
+        });
         let desired = gather(declared, &store, &parts, &router.categories)?;
         let current = Arc::new(ArcSwap::from_pointee(parts.publish(desired, Arc::new(router), 1)?));
-        Ok(Self { current, parts, store, writer: Arc::default() })
+        Ok(Self { current, parts, store, changed: Arc::default(), writer: Arc::default() })
     }
 
     /// The present state.
@@ -245,7 +271,7 @@ impl Catalog {
     pub async fn redeclare(&self, declared: Declared) -> Result<Arc<View>, ChangeError> {
         let turn = self.writer.clone().lock_owned().await;
         let (store, current) = (self.store.clone(), self.current.clone());
-        let parts = self.parts.clone();
+        let (parts, changed) = (self.parts.clone(), self.changed.clone());
         // Reads the store from disk. Takes the turn along, as a write does.
         let published = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -255,6 +281,7 @@ impl Catalog {
             let view = Arc::new(parts.publish(desired, router, before.revision + 1)?);
             current.store(view.clone());
             parts.gates.sweep();
+            changed.notify_one();
             Ok(view)
         });
         published.await.map_err(|e| ChangeError::Aborted(e.to_string()))?
@@ -319,6 +346,16 @@ impl Catalog {
         self.commit(turn, view, change).await
     }
 
+    /// Compiles the present state anew, with what was learnt of it since.
+    async fn republish(&self) -> Result<(), ChangeError> {
+        let _turn = self.writer.clone().lock_owned().await;
+        let before = self.view();
+        let desired = Desired::clone(&before.desired);
+        let view = self.parts.publish(desired, before.router.clone(), before.revision + 1)?;
+        self.current.store(Arc::new(view));
+        Ok(())
+    }
+
     /// Makes a change durable and shows it to readers.
     async fn commit(
         &self,
@@ -327,6 +364,7 @@ impl Catalog {
         change: Change,
     ) -> Result<Arc<Desired>, ChangeError> {
         let (store, current, parts) = (self.store.clone(), self.current.clone(), self.parts.clone());
+        let changed = self.changed.clone();
         // The commit waits for the disk, and so may not run on a thread that serves sockets. It takes the
         // turn along: a caller that leaves cannot come between the commit and what readers see.
         let committed = tokio::task::spawn_blocking(move || {
@@ -335,6 +373,7 @@ impl Catalog {
             let desired = view.desired.clone();
             current.store(Arc::new(view));
             parts.gates.sweep();
+            changed.notify_one();
             Ok(desired)
         });
         committed.await.map_err(|e| ChangeError::Aborted(e.to_string()))?
@@ -367,6 +406,10 @@ struct Parts {
     registry: Registry,
     /// Of keys, teams and routes; they outlive the views, with who is in and who waits.
     gates: Gates,
+    /// Biases by route; they outlive the views.
+    balances: Mutex<HashMap<ExpertId, Arc<Mutex<Balance>>>>,
+    /// Embeddings of descriptions.
+    descriptions: Descriptions,
 }
 
 impl Parts {
@@ -377,7 +420,10 @@ impl Parts {
         let experts = desired.experts.iter().map(|(id, entry)| {
             let availability =
                 if desired.drained.contains(id) { Availability::Draining } else { Availability::Ready };
-            Wanted { spec: entry.value.clone(), trust: entry.origin.trust(), availability }
+            let signals = desired.signals_of(id, model.space.as_ref());
+            let description = self.descriptions.get(model.space.as_ref(), &entry.value.description);
+            let signals = Arc::new(Signals { description, ..signals });
+            Wanted { spec: entry.value.clone(), trust: entry.origin.trust(), availability, signals }
         });
         let labels: Vec<Arc<str>> = model.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
         let experts = self.registry.replace(experts.collect(), labels.into()).map_err(|problems| {
@@ -385,9 +431,12 @@ impl Parts {
         })?;
         let mut routes = HashMap::with_capacity(desired.routes.len());
         for (number, (id, entry)) in desired.routes.iter().enumerate() {
-            let series = RouteSeries::new(number);
-            let route = Route { series: Arc::new(series), ..Route::new(&entry.value, &self.gates)? };
-            routes.insert(id.clone(), Arc::new(route));
+            let mut compiled = Route::new(&entry.value, &self.gates)?;
+            compiled.series = Arc::new(RouteSeries::new(number));
+            // The biases go on from where they were: they took many requests to find.
+            compiled.balance =
+                compiled.balance.map(|new| lock(&self.balances).entry(id.clone()).or_insert(new).clone());
+            routes.insert(id.clone(), Arc::new(compiled));
         }
         let keys = KeyRing::build(&keys, &teams, &self.gates).map_err(|problems| {
             ChangeError::Invalid(problems.into_iter().map(|p| Problem::at(p.path, p.message)).collect())
@@ -438,10 +487,9 @@ impl Route {
     /// # Errors
     /// [`ChangeError::Invalid`] when its policy cannot be built.
     pub(crate) fn new(spec: &RouteSpec, gates: &Gates) -> Result<Self, ChangeError> {
-        let policy = spec.policy.build().map_err(|e| {
-            let place = format!("routes.{}.policy.{}", spec.id, e.field);
-            ChangeError::Invalid(vec![Problem::at(place, e.problem)])
-        })?;
+        let policy = spec
+            .planner()
+            .map_err(|problem| ChangeError::Invalid(vec![problem.below(&format!("routes.{}", spec.id))]))?;
         let subject = Subject::Route(spec.id.as_str().into());
         Ok(Self {
             header: header(spec.id.as_str()),
@@ -451,8 +499,27 @@ impl Route {
             spec: spec.clone(),
             policy,
             series: Arc::default(),
+            balance: spec.modifiers.balance.is_some().then(Arc::default),
         })
     }
+
+    /// How the view's experts are now, with the biases that this route gives them.
+    pub(crate) fn live(&self, view: &View) -> Arc<[Live]> {
+        let balance = self.balance.as_deref().map(lock);
+        let bias = |id: &ExpertId| balance.as_ref().map_or(0.0, |balance| balance.bias(id));
+        view.experts.live().map(|(id, live)| Live { bias: bias(id), ..live }).collect()
+    }
+
+    /// Takes a decision into account for later ones.
+    pub(crate) fn observe(&self, plan: &Plan) {
+        if let (Some(balance), Some(config)) = (&self.balance, &self.spec.modifiers.balance) {
+            lock(balance).observe(plan, config);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A name as a header value; names are checked to be plain ASCII where they come in.

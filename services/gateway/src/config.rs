@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use admission::{GateConfig, KeySpec, Limits, TeamSpec};
 use experts::{ExpertSpec, Trust};
-use routing::{ExpertId, PolicyConfig};
+use routing::{ExpertId, Modifiers, Policy, PolicyConfig, PolicyError, Reads};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -80,6 +80,9 @@ pub struct RouteSpec {
     pub description: String,
     /// How a request is mapped to an expert.
     pub policy: PolicyConfig,
+    /// What changes the policy's plan: load, price, the session, exploration. Docs: docs/routing.md.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub modifiers: Modifiers,
     /// Who answers when the router is late or broken, or when no candidate of the plan answered. Without
     /// it such a request fails with 503.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,11 +148,27 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl RouteSpec {
+    /// The policy under the modifiers, ready to plan.
+    ///
+    /// # Errors
+    /// The setting that cannot be, by its place below the route.
+    pub fn planner(&self) -> Result<Box<dyn Policy>, Problem> {
+        let place =
+            |part: &'static str| move |e: PolicyError| Problem::at(format!("{part}.{}", e.field), e.problem);
+        let policy = self.policy.build().map_err(place("policy"))?;
+        self.modifiers.over(policy).map_err(place("modifiers"))
+    }
+
+    /// Whether planning looks at the prompt. A route whose settings cannot be does not plan at all.
+    pub fn reads_prompts(&self) -> bool {
+        self.planner().is_ok_and(|policy| policy.reads() > Reads::Nothing)
+    }
+
     /// Checks the route by itself; whether its experts exist is the catalogue's to say.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if let Err(error) = self.policy.build() {
-            problems.push(Problem::at(format!("policy.{}", error.field), error.problem));
+        if let Err(problem) = self.planner() {
+            problems.push(problem);
         }
         if self.timeout_ms == Some(0) {
             problems.push(Problem::at("timeout_ms", "must be above 0; leave it out for no limit of its own"));

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use routing::{Candidate, ExpertId, Plan, Policy, Rejected};
+use routing::{Candidate, ExpertId, Modifier, Plan, Policy, Rejected};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -316,17 +316,21 @@ impl Serialize for Planned {
             categories: Vec<Scored>,
             needs: &'a routing::Needs,
             held_by: &'a Option<ExpertId>,
+            lambda: Option<f32>,
             basis: routing::Basis,
             candidates: &'a [Candidate],
             rejected: &'a [Rejected],
+            changed_by: &'a [Modifier],
         }
         Shown {
             categories: self.top_categories(5),
             needs: &self.request.needs,
             held_by: &self.request.held_by,
+            lambda: self.request.lambda,
             basis: self.plan.basis,
             candidates: &self.plan.candidates,
             rejected: &self.plan.rejected,
+            changed_by: &self.plan.changed_by,
         }
         .serialize(serializer)
     }

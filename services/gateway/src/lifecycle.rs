@@ -80,6 +80,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     for tls in [&app.tls.data, &app.tls.admin].into_iter().flatten() {
         watches.spawn(|stop| tls.clone().watch(stop));
     }
+    watches.spawn(|stop| app.pipeline.catalog.clone().describe(stop));
     let outbound: Arc<dyn Outbound> = Arc::new(app.pipeline.catalog.registry().client().clone());
     app.pipeline.gatekeeper.spawn(&outbound, &watches.tasks, &watches.stop);
     let store = app.pipeline.catalog.store().clone();

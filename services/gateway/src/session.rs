@@ -1,4 +1,5 @@
-//! Who answered a conversation last, so that a tool loop stays with its expert.
+//! Who answered a conversation last, so that a tool loop stays with its expert, and how well experts suited its
+//! last turn, for routes that are sticky.
 //!
 //! A conversation is named by `x-guildhall-session`, or else by the digest of its first messages, which
 //! every later turn repeats. The memory is bounded: the sessions that were quiet longest are forgotten, and
@@ -8,11 +9,15 @@
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
-use routing::ExpertId;
+use routing::{ExpertId, Plan};
+
+/// Scores that are kept of a turn.
+const REMEMBERED: usize = 8;
 
 /// The memory of conversations.
 pub struct Sessions {
     holders: Cache<u64, ExpertId>,
+    scores: Cache<u64, Arc<[(ExpertId, f32)]>>,
 }
 
 /// Names a conversation.
@@ -35,12 +40,23 @@ impl SessionKey {
 impl Sessions {
     /// A memory of `capacity` conversations.
     pub fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { holders: Cache::new(capacity) })
+        Arc::new(Self { holders: Cache::new(capacity), scores: Cache::new(capacity) })
     }
 
     /// Who answered this conversation last.
     pub fn holder(&self, key: SessionKey) -> Option<ExpertId> {
         self.holders.get(&key.0)
+    }
+
+    /// The scores that this conversation's last turn gave to the experts.
+    pub fn scores(&self, key: SessionKey) -> Option<Arc<[(ExpertId, f32)]>> {
+        self.scores.get(&key.0)
+    }
+
+    /// Notes a turn's scores: those of the first candidates, which are all that a later turn could go back to.
+    pub fn remember(&self, key: SessionKey, plan: &Plan) {
+        let scores = plan.candidates.iter().take(REMEMBERED).map(|c| (c.expert.clone(), c.score));
+        self.scores.insert(key.0, scores.collect());
     }
 
     /// Notes who answered.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use divan::{Bencher, black_box};
 use routing::policy::CoeConfig;
-use routing::{Availability, Capabilities, ExpertFacts, ExpertId, Features, Fleet, PolicyConfig, Request};
+use routing::{ExpertFacts, ExpertId, Features, Fleet, PolicyConfig, Request};
 
 /// Categories of the shipped router.
 const CATEGORIES: usize = 19;
@@ -16,12 +16,9 @@ fn main() {
 fn fleet(experts: usize) -> Option<Fleet> {
     let facts = |i: usize| {
         Some(ExpertFacts {
-            id: ExpertId::new(format!("expert-{i:05}")).ok()?,
             skills: (0..CATEGORIES).map(|c| ((i * 7 + c * 13) % 100) as f32 / 100.0).collect(),
             cost: (i % 11) as f32,
-            capabilities: Capabilities::default(),
-            context_tokens: 0,
-            availability: Availability::Ready,
+            ..ExpertFacts::new(ExpertId::new(format!("expert-{i:05}")).ok()?)
         })
     };
     let categories = (0..CATEGORIES).map(|c| Arc::from(format!("c{c}"))).collect();
@@ -34,7 +31,7 @@ fn coe(bencher: Bencher<'_, '_>, experts: usize) {
         return;
     };
     let probabilities = (0..CATEGORIES).map(|c| if c == 3 { 0.82 } else { 0.01 }).collect();
-    let features = Features { embedding: Arc::new([]), probabilities, tokens: 64, truncated: false };
+    let features = Features { probabilities, tokens: 64, ..Features::default() };
     let request = Request { features: Some(features), ..Request::default() };
     bencher.bench(|| policy.plan(black_box(&request), black_box(&fleet), 7));
 }

@@ -5,17 +5,34 @@ use serde::{Deserialize, Serialize};
 /// What one pass of the router's encoder yields for one prompt.
 ///
 /// Cheap to clone: the vectors are shared.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Features {
     /// Pooled sentence embedding, `[d]`, L2-normalised. May be empty when only the categories were asked for.
     #[serde(default, skip_serializing_if = "<[f32]>::is_empty")]
     pub embedding: Arc<[f32]>,
     /// Calibrated probabilities p(c|x), `[C]`, in the order of [`crate::Fleet::categories`]; they sum to 1.
     pub probabilities: Arc<[f32]>,
+    /// What gates look at: the mean over the prompt's tokens of `LN(u_t)`, `[d]`, where `u_t` is the encoder's last
+    /// state of token t and LN has no affine part and eps 1e-5. Special tokens are left out. Empty when it was
+    /// not computed.
+    #[serde(default, skip_serializing_if = "<[f32]>::is_empty")]
+    pub state: Arc<[f32]>,
     /// Tokens of the whole prompt, before any truncation.
     pub tokens: u32,
     /// Whether the encoder read only a head and a tail of the prompt.
     pub truncated: bool,
+}
+
+/// What a policy has to know of a prompt; more includes less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reads {
+    /// Nothing: the encoder is spared.
+    #[default]
+    Nothing,
+    /// [`Features::probabilities`].
+    Categories,
+    /// [`Features::embedding`] and [`Features::state`] as well.
+    Embedding,
 }
 
 /// How the classifier's doubt is measured; both lie in 0 (sure) to 1 (no idea).
@@ -63,7 +80,7 @@ mod tests {
     use super::*;
 
     fn features(p: &[f32]) -> Features {
-        Features { embedding: Arc::new([]), probabilities: p.into(), tokens: 1, truncated: false }
+        Features { probabilities: p.into(), tokens: 1, ..Features::default() }
     }
 
     #[test]

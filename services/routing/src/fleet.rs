@@ -3,6 +3,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ExpertId;
+use crate::signals::Signals;
 
 /// A consistent view of all experts at one moment, as the policies see it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,40 @@ pub struct ExpertFacts {
     pub context_tokens: u32,
     /// Whether it takes requests now.
     pub availability: Availability,
+    /// What was learnt of it from data.
+    #[serde(default)]
+    pub signals: Arc<Signals>,
+}
+
+impl ExpertFacts {
+    /// An expert of which nothing is known but its name: no skills, no price, no limits, ready.
+    pub fn new(id: ExpertId) -> Self {
+        Self {
+            id,
+            skills: Vec::new(),
+            cost: 0.0,
+            capabilities: Capabilities::default(),
+            context_tokens: 0,
+            availability: Availability::Ready,
+            signals: Arc::default(),
+        }
+    }
+}
+
+/// How an expert is at this moment. It changes with every request, and so is not part of the [`Fleet`], which
+/// many decisions share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    /// Requests it is working on, per unit of its capacity; at least 0.
+    pub load: f32,
+    /// Its usual time to the first byte in milliseconds, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f32>,
+    /// How near its weights are, 0 the nearest; `None` when nobody keeps count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident: Option<u8>,
+    /// What balancing adds to its score where experts are ranked.
+    pub bias: f32,
 }
 
 /// What an expert can do. Streaming is taken for granted, everything else must be declared.
@@ -72,7 +107,11 @@ pub enum Availability {
 impl Fleet {
     /// The expert of that name.
     pub fn get(&self, id: &str) -> Option<&ExpertFacts> {
-        let at = self.experts.binary_search_by(|e| e.id.as_str().cmp(id)).ok()?;
-        self.experts.get(at)
+        self.experts.get(self.position(id)?)
+    }
+
+    /// Where the expert of that name stands in [`Fleet::experts`].
+    pub fn position(&self, id: &str) -> Option<usize> {
+        self.experts.binary_search_by(|e| e.id.as_str().cmp(id)).ok()
     }
 }

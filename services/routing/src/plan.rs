@@ -12,6 +12,9 @@ pub struct Plan {
     pub rejected: Vec<Rejected>,
     /// What the order rests on.
     pub basis: Basis,
+    /// The modifiers that changed what the policy had planned, in the order in which they did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed_by: Vec<Modifier>,
 }
 
 /// One expert that may answer.
@@ -23,6 +26,26 @@ pub struct Candidate {
     pub score: f32,
     /// What put it here.
     pub reason: Reason,
+    /// How probable it was that this expert leads, over all seeds. Only where chance takes part: experts drawn by
+    /// weight, and exploration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub propensity: Option<f32>,
+}
+
+/// What changes a policy's plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Modifier {
+    /// The previous turn's scores moved an expert.
+    Stickiness,
+    /// The share of requests that experts had lately moved one.
+    Balance,
+    /// Candidates were left out, because those before them are probably enough.
+    Adaptive,
+    /// Experts that are as good as each other were put in another order.
+    Ties,
+    /// Another expert than the best one leads, by chance.
+    Exploration,
 }
 
 /// One expert that may not answer.
@@ -79,6 +102,18 @@ pub enum Reason {
     Listed,
     /// It was drawn by its weight.
     Weight,
+    /// Score by predicted quality (mapping, learnt scorer, or both), minus lambda times cost.
+    PredictedQuality,
+    /// Score by the outcomes of similar prompts.
+    Neighbours,
+    /// Score by its gate.
+    Gate,
+    /// Score by its gate and, mildly, its description.
+    GateAndDescription,
+    /// Score by its description, which fits some expert so well that it outweighs the gates.
+    Description,
+    /// Score by similarity to its pilots.
+    Pilots,
 }
 
 /// What speaks against an expert.
@@ -103,9 +138,32 @@ pub enum Obstacle {
     Missing,
     /// The expert has no skill in any of the prompt's categories.
     Unskilled,
+    /// There is neither a skill nor a scorer from which its quality could be predicted.
+    NoEstimate,
+    /// No similar prompt with an outcome of the expert is remembered.
+    NoNeighbours,
+    /// The expert has no gate for this router's encoder.
+    NoGate,
+    /// The expert has no pilots for this router's encoder.
+    NoPilots,
+    /// The expert has no description that was embedded.
+    NoDescription,
+    /// The prompt was not read, or not as far as the policy needs it.
+    Unread,
+    /// The expert is not one of the two that the policy chooses from.
+    NotInPair,
+    /// The candidates before it are probably enough.
+    Improbable,
 }
 
 impl Plan {
+    /// How many of the leading candidates are there by rule and not by score: the session's, the robust one.
+    /// Modifiers leave them where they are.
+    pub(crate) fn pinned(&self) -> usize {
+        let by_rule = |c: &&Candidate| matches!(c.reason, Reason::HeldSession | Reason::Robust);
+        self.candidates.iter().take_while(by_rule).count()
+    }
+
     /// The leading candidate.
     pub fn first(&self) -> Option<&Candidate> {
         self.candidates.first()
@@ -125,6 +183,14 @@ impl Obstacle {
             Self::Unhealthy => "is not healthy",
             Self::Missing => "is not registered",
             Self::Unskilled => "has no skill for this prompt",
+            Self::NoEstimate => "has neither a skill nor a scorer to predict its quality from",
+            Self::NoNeighbours => "has no remembered outcome near this prompt",
+            Self::NoGate => "has no gate for this encoder",
+            Self::NoPilots => "has no pilots for this encoder",
+            Self::NoDescription => "has no embedded description",
+            Self::Unread => "was not scored, because the prompt was not read",
+            Self::NotInPair => "is not one of the route's pair",
+            Self::Improbable => "was cut, because those before it are probably enough",
         }
     }
 }

@@ -21,14 +21,30 @@ pub enum Kind {
     Key,
     /// A team.
     Team,
+    /// What was learnt of an expert: a gate.
+    Gate,
+    /// What was learnt of an expert: its pilots.
+    Pilot,
+    /// What was learnt of an expert: a scorer.
+    Scorer,
     /// Anything there is one of.
     Setting,
 }
 
 impl Kind {
     /// All kinds, in the order of their names on disk.
-    pub const ALL: [Self; 7] =
-        [Self::Category, Self::Expert, Self::Key, Self::Route, Self::Setting, Self::Team, Self::Token];
+    pub const ALL: [Self; 10] = [
+        Self::Category,
+        Self::Expert,
+        Self::Gate,
+        Self::Key,
+        Self::Pilot,
+        Self::Route,
+        Self::Scorer,
+        Self::Setting,
+        Self::Team,
+        Self::Token,
+    ];
 
     /// The name on disk.
     pub fn as_str(self) -> &'static str {
@@ -39,6 +55,9 @@ impl Kind {
             Self::Token => "token",
             Self::Key => "key",
             Self::Team => "team",
+            Self::Gate => "gate",
+            Self::Pilot => "pilot",
+            Self::Scorer => "scorer",
             Self::Setting => "setting",
         }
     }

@@ -64,6 +64,9 @@ pub struct EncoderSpec {
     pub embedding_max_tokens: usize,
     /// How token states become the embedding.
     pub pooling: Pooling,
+    /// Names the space of embeddings and token states; [`Manifest::space`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
     /// The graph's inputs.
     pub inputs: Vec<String>,
 }
@@ -107,6 +110,14 @@ pub struct Golden {
     pub probabilities: Vec<f32>,
     /// The first values of the embedding.
     pub embedding_head: Vec<f32>,
+}
+
+impl Manifest {
+    /// The space of the embeddings and token states: two bundles of one space give the same ones, and what was
+    /// learnt from those of one serves the other. The model's name where the manifest says nothing else.
+    pub fn space(&self) -> &str {
+        self.encoder.space.as_deref().unwrap_or(&self.model_id)
+    }
 }
 
 impl FileEntry {

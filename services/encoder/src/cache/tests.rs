@@ -10,7 +10,7 @@ fn decision(tokens: u32) -> Decision {
         embedding: Arc::from([0.0; 384]),
         probabilities: Arc::from([1.0]),
         tokens,
-        truncated: false,
+        ..Features::default()
     };
     let (queue, forward) = (Duration::ZERO, Duration::ZERO);
     Decision { features, truncated_tokens: 0, estimated: false, queue, forward }

@@ -27,7 +27,11 @@ impl Model for Driven {
             Answer::Panic => panic!("the model panics on purpose"),
         };
         let embedding = Matrix { values: vec![0.5; batch.rows * 8], width: 8 };
-        Ok(Outputs { embedding, logits: Matrix { values: logits.repeat(batch.rows), width: 3 } })
+        Ok(Outputs {
+            embedding,
+            logits: Matrix { values: logits.repeat(batch.rows), width: 3 },
+            ..Outputs::default()
+        })
     }
 }
 
@@ -63,7 +67,7 @@ impl Bed {
     /// A caller with a prompt, which has got as far as it gets without an answer.
     async fn ask(&self, text: &str) -> tokio::task::JoinHandle<Result<Encoded, EncodeError>> {
         let (encoder, text) = (self.encoder.clone(), text.to_owned());
-        let task = tokio::spawn(async move { encoder.features(&text).await });
+        let task = tokio::spawn(async move { encoder.features(&text, Reads::Categories).await });
         tokio::task::yield_now().await;
         task
     }
@@ -99,13 +103,13 @@ async fn a_full_queue_refuses_at_once_and_recovers() {
     let bed = Bed::new(|config| config.queue_limit = 1);
     let first = bed.ask("a").await;
     bed.batch();
-    assert_eq!(bed.encoder.features("b").await.unwrap_err(), EncodeError::Overloaded);
+    assert_eq!(bed.encoder.features("b", Reads::Categories).await.unwrap_err(), EncodeError::Overloaded);
     assert_eq!(bed.encoder.embed(vec!["b".into()]).await.unwrap_err(), EncodeError::Overloaded);
     assert_eq!(bed.encoder.metrics().refusals.get(), 2);
     bed.answer(SURE);
     first.await.unwrap().unwrap();
     bed.answer(SURE);
-    assert!(bed.encoder.features("b").await.is_ok());
+    assert!(bed.encoder.features("b", Reads::Categories).await.is_ok());
 }
 
 #[tokio::test]
@@ -132,7 +136,7 @@ async fn identical_prompts_share_a_pass_and_the_next_hits_the_cache() {
     bed.answer(SURE);
     assert_eq!(leads.await.unwrap().unwrap().cache, CacheOutcome::Miss);
     assert_eq!(joins.await.unwrap().unwrap().cache, CacheOutcome::Joined);
-    assert_eq!(bed.encoder.features("a").await.unwrap().cache, CacheOutcome::Hit);
+    assert_eq!(bed.encoder.features("a", Reads::Categories).await.unwrap().cache, CacheOutcome::Hit);
     let count = |outcome| bed.encoder.metrics().cache.get_or_create(&crate::CacheLabels { outcome }).get();
     assert_eq!([CacheOutcome::Miss, CacheOutcome::Joined, CacheOutcome::Hit].map(count), [1, 1, 1]);
 }
@@ -166,7 +170,7 @@ async fn errors_reach_everyone_in_the_batch_and_are_not_kept() {
         assert_eq!(other.await.unwrap().unwrap_err(), EncodeError::Inference("out of luck".to_owned()));
     }
     bed.answer(SURE);
-    assert_eq!(bed.encoder.features("a").await.unwrap().cache, CacheOutcome::Miss);
+    assert_eq!(bed.encoder.features("a", Reads::Categories).await.unwrap().cache, CacheOutcome::Miss);
 }
 
 #[tokio::test]
@@ -177,7 +181,7 @@ async fn when_the_last_session_dies_nobody_waits_for_ever() {
     bed.answer(Answer::Panic);
     assert_eq!(first.await.unwrap().unwrap_err(), EncodeError::Closed);
     assert_eq!(second.await.unwrap().unwrap_err(), EncodeError::Closed);
-    assert_eq!(bed.encoder.features("c").await.unwrap_err(), EncodeError::Closed);
+    assert_eq!(bed.encoder.features("c", Reads::Categories).await.unwrap_err(), EncodeError::Closed);
 }
 
 #[tokio::test]
@@ -190,7 +194,7 @@ async fn shutdown_finishes_what_is_queued_and_takes_no_more() {
     tokio::task::spawn_blocking(move || encoder.shutdown()).await.unwrap();
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
-    assert_eq!(bed.encoder.features("c").await.unwrap_err(), EncodeError::Closed);
+    assert_eq!(bed.encoder.features("c", Reads::Categories).await.unwrap_err(), EncodeError::Closed);
     assert_eq!(bed.encoder.embed(vec!["c".into()]).await.unwrap_err(), EncodeError::Closed);
 }
 

@@ -28,15 +28,16 @@ fn rows_of_a_batch_do_not_influence_each_other_whatever_their_lengths() {
         let bundle = Bundle::open(&repository.join(dir)).unwrap_or_else(|error| panic!("{error}"));
         let config = EncoderConfig { provider: Provider::Cpu, ..EncoderConfig::default() };
         let mut model =
-            OrtModel::build(&runtime, &bundle.model, &bundle.manifest, Engine::Cpu, &config).unwrap();
+            OrtModel::build(&runtime, &bundle.model, &bundle.manifest, Engine::Cpu, &config, (1, 1)).unwrap();
         let limit = bundle.manifest.encoder.max_tokens;
         let windows: Vec<Vec<u32>> = prompts
             .iter()
             .map(|text| bundle.windows.routing(&Excerpt::of(text), limit).unwrap().ids)
             .collect();
-        let together = model.forward(&Batch::pad(windows.iter().map(Vec::as_slice)), Heads::All).unwrap();
+        let together = model.forward(&Batch::pad(windows.iter().map(Vec::as_slice)), Heads::States).unwrap();
         for (row, window) in windows.iter().enumerate() {
-            let alone = model.forward(&Batch::pad(std::iter::once(window.as_slice())), Heads::All).unwrap();
+            let alone =
+                model.forward(&Batch::pad(std::iter::once(window.as_slice())), Heads::States).unwrap();
             let one = softmax(alone.logits.get(0).unwrap()).unwrap();
             let many = softmax(together.logits.get(row).unwrap()).unwrap();
             let top =
@@ -45,6 +46,12 @@ fn rows_of_a_batch_do_not_influence_each_other_whatever_their_lengths() {
             let embeddings = alone.embedding.get(0).unwrap().iter().zip(together.embedding.get(row).unwrap());
             for (a, b) in one.iter().zip(&*many).chain(embeddings) {
                 assert!((a - b).abs() < 1e-4, "{dir}, prompt {row}: {a} {b}");
+            }
+            let (own, among) = (alone.states.get(0).unwrap(), together.states.get(row).unwrap());
+            assert_eq!(own.len(), bundle.manifest.encoder.dimensions);
+            assert_eq!(own.iter().all(|x| *x == 0.0), window.len() == 2, "special tokens are left out");
+            for (a, b) in own.iter().zip(among) {
+                assert!((a - b).abs() < 1e-3, "{dir}, prompt {row}: state {a} {b}");
             }
         }
     }

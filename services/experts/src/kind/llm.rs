@@ -42,6 +42,9 @@ use compose::{Composer, Wanted};
 use site::{Server, Site};
 use tries::Ask;
 
+/// Requests that an endpoint is taken to work on at a time, for the load of an expert that has no limit.
+const USUAL_CAPACITY: usize = 8;
+
 /// An upstream's endpoint, as the admin API shows its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct EndpointStatus {
@@ -311,6 +314,21 @@ impl Llm {
             latency_us: site.vitals.latency(now_ms).map(|seconds| (seconds * 1e6) as u64),
         };
         sites.iter().map(status).collect()
+    }
+
+    /// Load and latency over the endpoints that work.
+    pub(super) fn live(&self, now: Instant, capacity: Option<u32>) -> routing::Live {
+        let now_ms = self.client.board().ms(now);
+        let sites = self.sites.load();
+        let outstanding: usize = sites.iter().map(|site| site.peer.outstanding()).sum();
+        let capacity = capacity.map_or(sites.len().max(1) * USUAL_CAPACITY, |c| c.max(1) as usize);
+        let well = sites.iter().filter(|site| site.vitals.standing(now_ms) == Standing::Well);
+        let latency = well.filter_map(|site| site.vitals.latency(now_ms)).reduce(f64::min);
+        routing::Live {
+            load: outstanding as f32 / capacity as f32,
+            latency_ms: latency.map(|seconds| (seconds * 1e3) as f32),
+            ..routing::Live::default()
+        }
     }
 
     pub(super) fn stats(&self) -> Stats {

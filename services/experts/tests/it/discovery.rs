@@ -71,7 +71,12 @@ fn wanted(port: u16) -> Wanted {
         json!({ "url": format!("http://pods.example:{port}/v1"), "discover": "dns", "refresh_ms": 5000 });
     let backend = json!({ "kind": "llm", "endpoints": [endpoint], "balancing": "least_outstanding" });
     let spec = spec(json!({ "id": "e", "backend": backend }));
-    Wanted { spec, trust: Trust::Operator, availability: Availability::Ready }
+    Wanted {
+        spec,
+        trust: Trust::Operator,
+        availability: Availability::Ready,
+        signals: std::sync::Arc::default(),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,7 +34,12 @@ fn literal_addresses_are_refused_at_registration_with_a_remedy() {
             assert_eq!(p.path, "backend.endpoints[0].url");
             p.message.clone()
         });
-        let wanted = Wanted { spec: at(url), trust, availability: Availability::Ready };
+        let wanted = Wanted {
+            spec: at(url),
+            trust,
+            availability: Availability::Ready,
+            signals: std::sync::Arc::default(),
+        };
         assert_eq!(registry.replace(vec![wanted], [].into()).is_err(), found.is_some(), "{url}");
         found
     };

@@ -51,7 +51,12 @@ fn wanted(id: &str, urls: &[String], backend: &Value, description: &str) -> Want
         settings[name] = value.clone();
     }
     let spec = spec(json!({ "id": id, "backend": settings, "description": description }));
-    Wanted { spec, trust: Trust::Operator, availability: Availability::Ready }
+    Wanted {
+        spec,
+        trust: Trust::Operator,
+        availability: Availability::Ready,
+        signals: std::sync::Arc::default(),
+    }
 }
 
 fn availability(snapshot: &Snapshot) -> Availability {

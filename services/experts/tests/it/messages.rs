@@ -77,7 +77,12 @@ async fn active_checks_show_the_key() {
     }}))
     .unwrap();
     let registry = Registry::new(client());
-    let wanted = Wanted { spec, trust: Trust::Operator, availability: Availability::Ready };
+    let wanted = Wanted {
+        spec,
+        trust: Trust::Operator,
+        availability: Availability::Ready,
+        signals: std::sync::Arc::default(),
+    };
     registry.replace(vec![wanted], [].into()).unwrap();
     registry.start();
     let seen = asked.recv().await.unwrap();

@@ -15,7 +15,12 @@ fn categories() -> Arc<[Arc<str>]> {
 
 fn wanted(spec: Value) -> Wanted {
     let spec = serde_json::from_value(spec).unwrap();
-    Wanted { spec, trust: Trust::Operator, availability: Availability::Ready }
+    Wanted {
+        spec,
+        trust: Trust::Operator,
+        availability: Availability::Ready,
+        signals: std::sync::Arc::default(),
+    }
 }
 
 fn constant(id: &str, text: &str) -> Wanted {

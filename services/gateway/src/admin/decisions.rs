@@ -149,7 +149,9 @@ pub(super) async fn replay(State(admin): State<Admin>, Name(id): Name) -> Result
     let then = &planned.route;
     let view = admin.view();
     let (policy, route) = match view.routes.get(&then.spec.id) {
-        Some(now) if now.spec.policy == then.spec.policy => (PolicySince::Unchanged, now),
+        Some(now) if now.spec.policy == then.spec.policy && now.spec.modifiers == then.spec.modifiers => {
+            (PolicySince::Unchanged, now)
+        }
         Some(now) => (PolicySince::Changed, now),
         None => (PolicySince::Removed, then),
     };

@@ -15,6 +15,7 @@ use super::Admin;
 use super::change::{Write, WriteParams, invalid, writable};
 use super::document::{Refused, Unwritten};
 use super::etag::{IfMatch, Tagged, etag_of};
+use super::impact::Impact;
 use super::merge::merge;
 use super::read::Body;
 use crate::catalog::{Desired, Edit, Op, Origin, View};
@@ -36,6 +37,15 @@ pub(super) struct MappingView {
     read_only: Vec<String>,
     /// Changes with the matrix.
     etag: String,
+}
+
+/// The matrix after a write, and what that changes.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Remapped {
+    #[serde(flatten)]
+    mapping: MappingView,
+    /// What recent decisions would be with it.
+    changes: Impact,
 }
 
 /// A matrix to write.
@@ -127,28 +137,29 @@ pub(super) async fn get(State(admin): State<Admin>) -> Tagged<MappingView> {
     shown(&view, &view.desired)
 }
 
-/// Replaces the matrix.
+/// Replaces the matrix, and tells which recent decisions that changes.
 #[utoipa::path(
     put, path = "/mapping",
     operation_id = "replaceMapping", tag = "routing",
     params(("if-match" = Option<String>, Header), WriteParams),
     request_body = MappingSpec,
-    responses((status = 200, description = "The matrix", body = MappingView), Refused, Unwritten)
+    responses((status = 200, description = "The matrix", body = Remapped), Refused, Unwritten)
 )]
-pub(super) async fn replace(write: Write, Body(mut fields): Body) -> Result<Tagged<MappingView>, ApiError> {
+pub(super) async fn replace(write: Write, Body(mut fields): Body) -> Result<Tagged<Remapped>, ApiError> {
     let write = write.for_version(strip(&mut fields));
     rewrite(&write, move |_| fields).await
 }
 
 /// Changes entries of the matrix by JSON merge patch (RFC 7396): null removes a weight or a row.
+/// Tells which recent decisions that changes.
 #[utoipa::path(
     patch, path = "/mapping",
     operation_id = "patchMapping", tag = "routing",
     params(("if-match" = Option<String>, Header), WriteParams),
     request_body(content = Object, content_type = "application/merge-patch+json"),
-    responses((status = 200, description = "The matrix", body = MappingView), Refused, Unwritten)
+    responses((status = 200, description = "The matrix", body = Remapped), Refused, Unwritten)
 )]
-pub(super) async fn patch(write: Write, Body(mut fields): Body) -> Result<Tagged<MappingView>, ApiError> {
+pub(super) async fn patch(write: Write, Body(mut fields): Body) -> Result<Tagged<Remapped>, ApiError> {
     let write = write.for_version(strip(&mut fields));
     let merged = move |desired: &Desired| {
         let mut whole = Map::from_iter([("experts".to_owned(), json!(rows(desired)))]);
@@ -160,6 +171,7 @@ pub(super) async fn patch(write: Write, Body(mut fields): Body) -> Result<Tagged
 
 fn strip(fields: &mut Map<String, Value>) -> Option<String> {
     fields.remove("categories");
+    fields.remove("changes");
     fields.remove("read_only");
     fields.remove("etag").and_then(|etag| etag.as_str().map(str::to_owned))
 }
@@ -167,8 +179,9 @@ fn strip(fields: &mut Map<String, Value>) -> Option<String> {
 async fn rewrite(
     write: &Write,
     fields: impl FnOnce(&Desired) -> Map<String, Value> + Send + 'static,
-) -> Result<Tagged<MappingView>, ApiError> {
-    let view = write.admin.view();
+) -> Result<Tagged<Remapped>, ApiError> {
+    let before = write.admin.view();
+    let view = before.clone();
     let plan = move |desired: &Desired, if_match: &IfMatch| {
         if_match.check("the mapping", &etag_of(&rows(desired)))?;
         let MappingSpec { experts } = Body(fields(desired)).read()?;
@@ -176,7 +189,9 @@ async fn rewrite(
         if found.is_empty() { edits(desired, experts) } else { Err(invalid(&found, "")) }
     };
     let desired = write.change("", plan).await?;
-    Ok(shown(&write.admin.view(), &desired))
+    let Tagged { status, etag, object: mapping } = shown(&write.admin.view(), &desired);
+    let changes = Impact::of(&write.admin, before, desired).await?;
+    Ok(Tagged { status, etag, object: Remapped { mapping, changes } })
 }
 
 #[cfg(test)]

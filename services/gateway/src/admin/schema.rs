@@ -3,7 +3,7 @@
 //! A decision serialises itself by hand where its parts are shared or shown in short, so that its schema
 //! cannot be derived from it. The tests hold the two together.
 
-use routing::{Basis, Candidate, ExpertId, Rejected};
+use routing::{Basis, Candidate, ExpertId, Modifier, Rejected};
 use utoipa::ToSchema;
 
 use crate::decision::{Attempt, Caller, Outcome, Path, Reading, Scored};
@@ -82,12 +82,17 @@ pub(super) struct PlannedSchema {
     /// The expert that holds the tool loop which the request is part of.
     #[schema(required)]
     held_by: Option<ExpertId>,
+    /// Score points per unit of cost, where the request named them.
+    #[schema(required)]
+    lambda: Option<f32>,
     /// What the order of the plan rests on.
     basis: Basis,
     /// Who may answer, best first.
     candidates: Vec<Candidate>,
     /// Who may not, and why.
     rejected: Vec<Rejected>,
+    /// The modifiers that changed the policy's plan, in order.
+    changed_by: Vec<Modifier>,
 }
 
 /// What a request asks of whoever answers it.

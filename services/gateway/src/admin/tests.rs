@@ -7,3 +7,4 @@ mod mapping;
 mod operation;
 mod plane;
 mod routes;
+mod signals;

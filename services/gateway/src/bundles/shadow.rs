@@ -257,7 +257,7 @@ async fn opinion(
     categories: &Arc<[Arc<str>]>,
     item: &Item,
 ) -> Result<Opinion, encoder::EncodeError> {
-    let read = encoder.features(&item.text).await?;
+    let read = encoder.features(&item.text, item.planned.route.policy.reads()).await?;
     let planned = &item.planned;
     let request = routing::Request { features: Some(read.features), ..planned.request.clone() };
     let fleet = Arc::new(rearranged(&planned.fleet, categories));
@@ -384,12 +384,8 @@ mod tests {
         let fleet = Fleet {
             categories: ["code".into(), "math".into()].into(),
             experts: vec![routing::ExpertFacts {
-                id: ExpertId::new("a").unwrap(),
                 skills: vec![0.9, 0.2],
-                cost: 0.0,
-                capabilities: routing::Capabilities::ALL,
-                context_tokens: 0,
-                availability: routing::Availability::Ready,
+                ..routing::ExpertFacts::new(ExpertId::new("a").unwrap())
             }],
         };
         let other: Arc<[Arc<str>]> = ["math".into(), "law".into(), "code".into()].into();

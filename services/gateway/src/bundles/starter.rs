@@ -7,7 +7,7 @@ use encoder::{Bundle, Encoder, EncoderConfig, EncoderMetrics, Runtime};
 
 use super::library::id_of;
 use crate::app::load_runtime;
-use crate::catalog::{Category, RouterModel};
+use crate::catalog::{Category, RouterModel, Space};
 use crate::config::RouterConfig;
 
 /// Starts router models. All calls block.
@@ -75,5 +75,6 @@ fn model(encoder: Encoder) -> RouterModel {
     let known = manifest.categories.iter();
     let categories = known.map(|c| Category { name: c.name.clone(), description: c.description.clone() });
     let categories = categories.collect();
-    RouterModel { bundle: Arc::from(id_of(manifest)), categories, encoder: Some(encoder) }
+    let space = Space { id: manifest.space().into(), dimensions: manifest.encoder.dimensions };
+    RouterModel { bundle: Arc::from(id_of(manifest)), categories, space: Some(space), encoder: Some(encoder) }
 }

@@ -91,8 +91,7 @@ fn skill_problems(expert: &ExpertSpec, categories: &[Category]) -> Vec<Problem> 
 
 fn route_problems(route: &RouteSpec, desired: &Desired, categories: &[Category]) -> Vec<Problem> {
     let mut problems = route.problems();
-    let reads = route.policy.build().is_ok_and(|p| p.reads_features());
-    if reads && categories.is_empty() {
+    if route.reads_prompts() && categories.is_empty() {
         let message = "looks at prompts, and no router model is loaded; set router.load: always and restart";
         problems.push(Problem::at("policy", message));
     }
@@ -113,7 +112,7 @@ fn route_problems(route: &RouteSpec, desired: &Desired, categories: &[Category])
 pub(super) fn named_by(route: &RouteSpec) -> Vec<(&'static str, ExpertId)> {
     let mut names: Vec<(&'static str, ExpertId)> =
         route.default.iter().map(|e| ("default", e.clone())).collect();
-    if let Ok(policy) = route.policy.build() {
+    if let Ok(policy) = route.planner() {
         names.extend(policy.named_experts().into_iter().map(|e| ("policy", e.clone())));
     }
     names

@@ -13,6 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use stores::{AuditEntry, EmbeddedStore, Kind, Write};
 
+use super::signals::{GateSpec, PilotsSpec, ScorerSpec};
 use super::{ChangeError, Origin, named_by};
 use crate::config::RouteSpec;
 use crate::problem::Problem;
@@ -37,6 +38,12 @@ pub struct Desired {
     pub teams: Table<TeamSpec>,
     /// By id.
     pub keys: Table<KeySpec>,
+    /// By expert.
+    pub gates: Table<GateSpec>,
+    /// By expert.
+    pub pilots: Table<PilotsSpec>,
+    /// By expert.
+    pub scorers: Table<ScorerSpec>,
     /// Descriptions that replace the bundle's, by category.
     pub categories: BTreeMap<String, String>,
     /// Experts that finish what they have and take nothing new.
@@ -110,7 +117,7 @@ object!(TeamSpec, String, Team, "team", teams, plain, keys_of_team);
 object!(KeySpec, String, Key, "key", keys, plain);
 
 /// Settings without secrets in clear are stored as they are shown. Plain structs with string keys serialise.
-fn plain<T: Serialize>(value: &T) -> Value {
+pub(super) fn plain<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
@@ -149,6 +156,12 @@ pub enum Edit {
     Team(Op<TeamSpec>),
     /// Of a key.
     Key(Op<KeySpec>),
+    /// Of a gate.
+    Gate(Op<GateSpec>),
+    /// Of an expert's pilots.
+    Pilot(Op<PilotsSpec>),
+    /// Of a scorer.
+    Scorer(Op<ScorerSpec>),
     /// Replaces a key by itself with another secret.
     RotateKey(Box<KeySpec>),
     /// Starts or ends an expert's draining. Allowed for the file's experts too: it is operation, not
@@ -210,6 +223,9 @@ impl Desired {
         desired.add_stored::<RouteSpec>(store)?;
         desired.add_stored::<TeamSpec>(store)?;
         desired.add_stored::<KeySpec>(store)?;
+        desired.add_stored::<GateSpec>(store)?;
+        desired.add_stored::<PilotsSpec>(store)?;
+        desired.add_stored::<ScorerSpec>(store)?;
         for document in store.load_all(Kind::Category)? {
             desired.categories.insert(document.id.clone(), document.parse()?);
         }
@@ -289,14 +305,23 @@ impl Desired {
                 let removed = if let Op::Delete(id, _) = &op { Some(id.clone()) } else { None };
                 let mut writes = self.write(op)?;
                 // A later expert of the same name starts undrained.
-                if removed.is_some_and(|id| self.drained.remove(id.as_str())) {
-                    writes.push(self.drained_write()?);
+                if let Some(id) = removed {
+                    if self.drained.remove(id.as_str()) {
+                        writes.push(self.drained_write()?);
+                    }
+                    // Nor does it take over what was learnt of this one.
+                    writes.extend(self.forget::<GateSpec>(&id));
+                    writes.extend(self.forget::<PilotsSpec>(&id));
+                    writes.extend(self.forget::<ScorerSpec>(&id));
                 }
                 Ok(writes)
             }
             Edit::Route(op) => self.write(op),
             Edit::Team(op) => self.write(op),
             Edit::Key(op) => self.write(op),
+            Edit::Gate(op) => self.write(op),
+            Edit::Pilot(op) => self.write(op),
+            Edit::Scorer(op) => self.write(op),
             Edit::RotateKey(key) => self.write(Op::Replace(key, None)),
             Edit::Drain(id, on) => {
                 if !self.experts.contains_key(&id) {
@@ -315,6 +340,10 @@ impl Desired {
                 Ok(vec![write])
             }
         }
+    }
+
+    fn forget<T: Object>(&mut self, id: &str) -> Option<Write> {
+        T::table_mut(self).remove(id).map(|_| Write::delete(T::KIND, id.to_owned()))
     }
 
     fn write<T: Object>(&mut self, op: Op<T>) -> Result<Vec<Write>, ChangeError> {
@@ -379,6 +408,9 @@ impl Edit {
             Self::Route(op) => op.audit(),
             Self::Team(op) => op.audit(),
             Self::Key(op) => op.audit(),
+            Self::Gate(op) => op.audit(),
+            Self::Pilot(op) => op.audit(),
+            Self::Scorer(op) => op.audit(),
             Self::RotateKey(key) => ("key.rotate".to_owned(), format!("keys/{}", key.id)),
             Self::Drain(id, true) => ("expert.drain".to_owned(), format!("experts/{id}")),
             Self::Drain(id, false) => ("expert.undrain".to_owned(), format!("experts/{id}")),

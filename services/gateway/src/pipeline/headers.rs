@@ -41,6 +41,12 @@ pub fn priority(headers: &HeaderMap) -> Option<Priority> {
     text(headers, "x-guildhall-priority").and_then(Priority::parse)
 }
 
+/// What a unit of cost is worth in score points, `x-guildhall-lambda`: a finite number of at least 0.
+pub fn lambda(headers: &HeaderMap) -> Option<f32> {
+    let lambda: f32 = text(headers, "x-guildhall-lambda")?.parse().ok()?;
+    (lambda.is_finite() && lambda >= 0.0).then_some(lambda)
+}
+
 /// The labels of `x-guildhall-tags`, separated by commas: at most eight, each of at most 64 plain characters;
 /// others are passed over.
 pub fn tags(headers: &HeaderMap) -> Vec<String> {
@@ -74,6 +80,15 @@ mod tests {
         assert_eq!(of("1500"), Some(Duration::from_millis(1500)));
         assert_eq!(of("18446744073709551615"), Some(Duration::from_hours(24)));
         for bad in ["", "0", "-1", "1.5", "soon", "18446744073709551616"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_lambda_is_a_number_of_at_least_zero() {
+        let of = |value: &str| lambda(&headers("x-guildhall-lambda", value));
+        assert_eq!((of("0.25"), of("0"), of("1e-3")), (Some(0.25), Some(0.0), Some(0.001)));
+        for bad in ["", "-0.1", "NaN", "inf", "cheap"] {
             assert_eq!(of(bad), None, "{bad}");
         }
     }

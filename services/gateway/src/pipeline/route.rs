@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use admission::{Headroom, Key, Priority};
 use experts::Timeouts;
-use routing::{ExpertId, Plan};
+use routing::{ExpertId, Plan, Reads};
 use serde::Serialize;
 
 use super::decode::Decoded;
@@ -209,8 +209,9 @@ impl Pipeline {
         let Target::Route(route) = target else { return Ok(None) };
         let started = std::time::Instant::now();
         let mut features = None;
-        if route.policy.reads_features() && !request.text.is_empty() {
-            let (reading, read) = self.encode(&view.router, &request.text).await;
+        let reads = route.policy.reads();
+        if reads > Reads::Nothing && !request.text.is_empty() {
+            let (reading, read) = self.encode(&view.router, &request.text, reads).await;
             trace.reading_took = started.elapsed();
             self.metrics.router_wait.observe(trace.reading_took.as_secs_f64());
             context.mark(trace, "encode", started);
@@ -232,28 +233,45 @@ impl Pipeline {
             features = read;
         }
         trace.category = features.as_ref().and_then(routing::Features::top).map(|(index, _)| index);
-        let held_by = request
-            .in_tool_loop
-            .then(|| self.sessions.holder(session_key(request, context, trace)))
-            .flatten();
-        let asked = routing::Request { features, needs: request.needs, held_by };
+        let wants = route.policy.wants();
+        let session = (request.in_tool_loop || wants.previous).then(|| session_key(request, context, trace));
+        let held_by = session.filter(|_| request.in_tool_loop).and_then(|key| self.sessions.holder(key));
+        let previous = session.filter(|_| wants.previous).and_then(|key| self.sessions.scores(key));
         let fleet = view.experts.fleet();
+        let asked = routing::Request {
+            features,
+            needs: request.needs,
+            held_by,
+            lambda: context.ours().and_then(headers::lambda),
+            neighbours: Arc::default(),
+            live: if wants.live { route.live(view) } else { Arc::default() },
+            previous: previous.unwrap_or_default(),
+        };
         if let Some((at, name)) = trace.category.and_then(|at| Some((at, fleet.categories.get(at)?))) {
             self.metrics.category(&view.series, at, name);
         }
         let began = std::time::Instant::now();
         let planned = Arc::new(Planned::new(route.clone(), asked, fleet, context.id));
         self.metrics.planned(&route.series, route.spec.policy.name(), planned.plan.basis);
+        route.observe(&planned.plan);
+        if let Some(key) = session.filter(|_| wants.previous) {
+            self.sessions.remember(key, &planned.plan);
+        }
         context.mark(trace, "route", began);
         trace.planned = Some(planned.clone());
         Ok(Some(planned))
     }
 
     /// Asks the encoder, no longer than the router's deadline.
-    async fn encode(&self, router: &RouterModel, text: &str) -> (Reading, Option<routing::Features>) {
+    async fn encode(
+        &self,
+        router: &RouterModel,
+        text: &str,
+        reads: Reads,
+    ) -> (Reading, Option<routing::Features>) {
         let failed = |reason: String| (Reading::Failed { reason }, None);
         let Some(encoder) = &router.encoder else { return failed("no router model is loaded".into()) };
-        match tokio::time::timeout(self.router_deadline, encoder.features(text)).await {
+        match tokio::time::timeout(self.router_deadline, encoder.features(text, reads)).await {
             Err(_) => {
                 failed(format!("the router gave no answer within {} ms", self.router_deadline.as_millis()))
             }

@@ -14,18 +14,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, PolicyError, hold_session, obstacle, rank};
-use crate::features::Uncertainty;
+use super::{Policy, PolicyError, Ranking, not_negative, soft_mapping};
+use crate::Request;
+use crate::features::{Features, Reads, Uncertainty};
 use crate::fleet::Fleet;
 use crate::id::ExpertId;
-use crate::plan::{Basis, Candidate, Obstacle, Plan, Reason, Rejected};
-use crate::{Features, Request};
+use crate::plan::{Basis, Obstacle, Plan, Reason};
 
 /// Settings of policy `coe`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CoeConfig {
-    /// Score points given up per USD per million tokens of blended price; 0 ignores price.
+    /// Score points given up per USD per million tokens of blended price; 0 ignores price. A request may say
+    /// otherwise by `x-guildhall-lambda`.
     pub lambda: f32,
     /// Whether only the most probable category counts. The soft mapping is the default and the better one.
     pub hard: bool,
@@ -58,10 +59,7 @@ impl Coe {
     /// # Errors
     /// [`PolicyError`] when `lambda` is negative or not finite, or the threshold lies outside 0..=1.
     pub fn new(config: CoeConfig) -> Result<Self, PolicyError> {
-        if !(config.lambda.is_finite() && config.lambda >= 0.0) {
-            let problem = format!("must be a finite number of at least 0, not {}", config.lambda);
-            return Err(PolicyError { field: "lambda", problem });
-        }
+        not_negative("lambda", config.lambda)?;
         if let Some(u) = &config.uncertain
             && !(0.0..=1.0).contains(&u.threshold)
         {
@@ -73,19 +71,16 @@ impl Coe {
 
     /// The expert's expected score, before the price; `None` when no category of the prompt is a skill of it.
     fn skill(&self, features: &Features, skills: &[f32]) -> Option<f32> {
-        let skill = if self.config.hard {
-            let (top, _) = features.top()?;
-            skills.get(top).copied().unwrap_or(0.0)
-        } else {
-            features.probabilities.iter().zip(skills).map(|(p, w)| p * w).sum()
-        };
-        (skill > 0.0).then_some(skill)
+        if !self.config.hard {
+            return soft_mapping(features, skills);
+        }
+        let (top, _) = features.top()?;
+        skills.get(top).copied().filter(|skill| *skill > 0.0)
     }
 }
 
 impl Policy for Coe {
     fn plan(&self, request: &Request, fleet: &Fleet, _seed: u64) -> Plan {
-        let mut plan = Plan { candidates: Vec::new(), rejected: Vec::new(), basis: Basis::Confident };
         let reason = if self.config.hard { Reason::CategorySkill } else { Reason::ExpectedSkill };
         let robust = self.config.uncertain.as_ref().map(|u| &u.robust);
         let doubtful = match (&request.features, &self.config.uncertain) {
@@ -93,46 +88,28 @@ impl Policy for Coe {
             (Some(features), Some(u)) => features.uncertainty(u.measure) > u.threshold,
             (Some(_), None) => false,
         };
-        let mut scored = Vec::with_capacity(fleet.experts.len());
-        for expert in &fleet.experts {
-            if let Some(obstacle) = obstacle(expert, request.needs) {
-                plan.rejected.push(Rejected { expert: expert.id.clone(), obstacle });
-                continue;
-            }
+        let lambda = request.lambda.unwrap_or(self.config.lambda);
+        let mut ranking = Ranking::of(request, fleet, Obstacle::Unskilled, |expert| {
             let skill = request.features.as_ref().and_then(|f| self.skill(f, &expert.skills));
-            let leads = doubtful && robust == Some(&expert.id);
-            match skill {
-                _ if leads => {
-                    scored.push((
-                        skill.unwrap_or(0.0) - self.config.lambda * expert.cost,
-                        expert,
-                        Reason::Robust,
-                    ));
-                }
-                Some(skill) => scored.push((skill - self.config.lambda * expert.cost, expert, reason)),
-                None => {
-                    plan.rejected.push(Rejected { expert: expert.id.clone(), obstacle: Obstacle::Unskilled });
-                }
+            let price = lambda * expert.cost;
+            if doubtful && robust == Some(&expert.id) {
+                return Ok((skill.unwrap_or(0.0) - price, Reason::Robust));
             }
-        }
-        rank(&mut scored);
-        if let Some(at) = scored.iter().position(|(_, _, reason)| *reason == Reason::Robust) {
-            scored[..=at].rotate_right(1);
-            plan.basis = Basis::Uncertain;
+            skill.map(|skill| (skill - price, reason)).ok_or(Obstacle::Unskilled)
+        });
+        let mut basis = Basis::Confident;
+        if let Some(at) = ranking.scored.iter().position(|(_, _, reason)| *reason == Reason::Robust) {
+            ranking.scored[..=at].rotate_right(1);
+            basis = Basis::Uncertain;
         }
         if request.features.is_none() {
-            plan.basis = Basis::Unread;
+            basis = Basis::Unread;
         }
-        plan.candidates = scored
-            .into_iter()
-            .map(|(score, expert, reason)| Candidate { expert: expert.id.clone(), score, reason })
-            .collect();
-        hold_session(&mut plan, request, fleet);
-        plan
+        ranking.plan_on(basis, request, fleet)
     }
 
-    fn reads_features(&self) -> bool {
-        true
+    fn reads(&self) -> Reads {
+        Reads::Categories
     }
 
     fn named_experts(&self) -> Vec<&ExpertId> {

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Policy, PolicyError, hold_session, obstacle};
 use crate::Request;
+use crate::chance::unit;
+use crate::features::Reads;
 use crate::fleet::Fleet;
 use crate::id::ExpertId;
 use crate::plan::{Basis, Candidate, Obstacle, Plan, Reason, Rejected};
@@ -62,24 +64,13 @@ impl Static {
     }
 }
 
-/// A number in (0,1) from a seed and an id: FNV-1a, then the finaliser of `SplitMix64`.
-fn unit(seed: u64, id: &str) -> f64 {
-    let mut h = seed ^ 0xcbf2_9ce4_8422_2325;
-    for b in id.bytes() {
-        h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-    }
-    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    h ^= h >> 31;
-    ((h >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-}
-
 impl Policy for Static {
     fn plan(&self, request: &Request, fleet: &Fleet, seed: u64) -> Plan {
         let mut plan = Plan {
             candidates: Vec::with_capacity(self.config.order.len()),
             rejected: Vec::new(),
             basis: Basis::Fixed,
+            changed_by: Vec::new(),
         };
         // (key, position, candidate): drawn experts by key, then listed ones by position.
         let mut keyed = Vec::with_capacity(self.config.order.len());
@@ -96,15 +87,30 @@ impl Policy for Static {
                 Some(w) => (-unit(seed, share.expert.as_str()).ln() / f64::from(w), w, Reason::Weight),
                 None => (f64::INFINITY, 0.0, Reason::Listed),
             };
-            keyed.push((key, at, Candidate { expert: share.expert.clone(), score, reason }));
+            keyed.push((
+                key,
+                at,
+                Candidate { expert: share.expert.clone(), score, reason, propensity: None },
+            ));
         }
         keyed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         plan.candidates.extend(keyed.into_iter().map(|(_, _, candidate)| candidate));
+        let sum: f32 = plan.candidates.iter().filter(|c| c.reason == Reason::Weight).map(|c| c.score).sum();
+        if sum > 0.0 {
+            for candidate in &mut plan.candidates {
+                let weight = if candidate.reason == Reason::Weight { candidate.score } else { 0.0 };
+                candidate.propensity = Some(weight / sum);
+            }
+        }
         hold_session(&mut plan, request, fleet);
         plan
     }
 
-    fn reads_features(&self) -> bool {
+    fn reads(&self) -> Reads {
+        Reads::Nothing
+    }
+
+    fn ranks_by_score(&self) -> bool {
         false
     }
 

@@ -3,39 +3,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Capabilities, Features};
-
-fn id(name: &str) -> ExpertId {
-    ExpertId::new(name).unwrap()
-}
-
-fn facts(name: &str, skills: &[f32], cost: f32) -> ExpertFacts {
-    ExpertFacts {
-        id: id(name),
-        skills: skills.to_vec(),
-        cost,
-        capabilities: Capabilities::default(),
-        context_tokens: 0,
-        availability: Availability::Ready,
-    }
-}
-
-fn fleet(mut experts: Vec<ExpertFacts>, categories: usize) -> Fleet {
-    experts.sort_by(|a, b| a.id.cmp(&b.id));
-    Fleet { categories: (0..categories).map(|i| Arc::from(format!("c{i}"))).collect(), experts }
-}
-
-fn asking(p: &[f32]) -> Request {
-    let features = Features { embedding: Arc::new([]), probabilities: p.into(), tokens: 8, truncated: false };
-    Request { features: Some(features), ..Request::default() }
-}
+use crate::tests::{any_fleet, any_policy, any_request, asking, facts, fleet, id, names};
+use crate::{Scorer, Signals};
 
 fn coe(config: CoeConfig) -> Box<dyn Policy> {
     PolicyConfig::Coe(config).build().unwrap()
-}
-
-fn names(plan: &Plan) -> Vec<&str> {
-    plan.candidates.iter().map(|c| c.expert.as_str()).collect()
 }
 
 #[test]
@@ -154,69 +126,166 @@ fn impossible_settings_are_refused_by_name() {
     assert!(twice.build().err().unwrap().to_string().contains("`a` twice"));
 }
 
-prop_compose! {
-    fn any_facts(categories: usize)(
-        n in 0..1000u32,
-        skills in prop::collection::vec(0.0..=1.0f32, categories),
-        cost in 0.0..50.0f32,
-        tools in any::<bool>(),
-        vision in any::<bool>(),
-        context_tokens in prop::sample::select(vec![0u32, 100, 4096]),
-        availability in prop::sample::select(vec![
-            Availability::Ready, Availability::Ready, Availability::Draining, Availability::Unhealthy,
-        ]),
-    ) -> ExpertFacts {
-        ExpertFacts {
-            id: id(&format!("e{n}")),
-            skills,
-            cost,
-            capabilities: Capabilities { tools, vision, ..Capabilities::default() },
-            context_tokens,
-            availability,
+fn signalled(name: &str, signals: Signals) -> ExpertFacts {
+    ExpertFacts { signals: signals.into(), ..facts(name, &[], 0.0) }
+}
+
+fn read(embedding: &[f32], state: &[f32]) -> Request {
+    let features = Features {
+        embedding: embedding.into(),
+        state: state.into(),
+        probabilities: [1.0].into(),
+        ..Features::default()
+    };
+    Request { features: Some(features), ..Request::default() }
+}
+
+fn gate(v: &[f32]) -> Signals {
+    Signals { gate: Some(v.into()), ..Signals::default() }
+}
+
+#[test]
+fn the_worked_example_of_cost_quality_holds() {
+    let scorer = Scorer { weights: [0.2, 0.0].into(), bias: 0.5 };
+    let mut big = facts("big", &[0.9], 10.0);
+    big.signals = Signals { scorer: Some(scorer.into()), ..Signals::default() }.into();
+    let fleet = fleet(vec![big, facts("small", &[0.7], 1.0), facts("none", &[0.0], 1.0)], 1);
+    let at = |lambda| {
+        let config = CostQualityConfig { lambda, ..CostQualityConfig::default() };
+        PolicyConfig::CostQuality(config).build().unwrap()
+    };
+    let request = read(&[1.0, 0.0], &[]);
+    let plan = at(0.1).plan(&request, &fleet, 0);
+    assert_eq!(names(&plan), ["big", "small"]);
+    assert!((plan.candidates[0].score - 0.7).abs() < 1e-6 && (plan.candidates[1].score - 0.69).abs() < 1e-6);
+    assert_eq!((plan.rejected[0].expert.as_str(), plan.rejected[0].obstacle), ("none", Obstacle::NoEstimate));
+    assert_eq!(names(&at(0.2).plan(&request, &fleet, 0)), ["small", "big"]);
+    let wishing = Request { lambda: Some(0.2), ..request };
+    assert_eq!(
+        names(&at(0.1).plan(&wishing, &fleet, 0)),
+        ["small", "big"],
+        "the request's lambda goes first"
+    );
+}
+
+#[test]
+fn of_a_pair_the_strong_one_leads_from_the_threshold_on() {
+    let fleet =
+        fleet(vec![facts("other", &[1.0], 0.0), facts("s", &[0.75], 3.0), facts("w", &[0.5], 1.0)], 1);
+    let first = |threshold, lambda| {
+        let pair = Some(PairConfig { strong: id("s"), weak: id("w"), threshold });
+        let config = CostQualityConfig { pair, cost: CostScale::Absolute, ..CostQualityConfig::default() };
+        let request = Request { lambda, ..asking(&[1.0]) };
+        let plan = PolicyConfig::CostQuality(config).build().unwrap().plan(&request, &fleet, 0);
+        assert_eq!(plan.rejected[0].obstacle, Obstacle::NotInPair);
+        names(&plan)[0].to_owned()
+    };
+    assert_eq!(first(0.25, None), "s", "the threshold itself is enough");
+    assert_eq!(first(0.26, None), "w");
+    assert_eq!(first(0.0, Some(0.2)), "w", "a lambda of 0.2 asks for a gain of 0.2 (3 - 1) = 0.4");
+    assert_eq!(first(0.9, Some(0.1)), "s");
+}
+
+#[test]
+fn the_worked_example_of_gates_holds_and_who_has_none_is_told_so() {
+    let narrow = gate(&[1.0]);
+    let fleet = fleet(
+        vec![
+            signalled("a", gate(&[2.0, 2.0, 0.0, 0.0])),
+            signalled("b", gate(&[2.0, 0.0, 2.0, 0.0])),
+            signalled("bare", Signals::default()),
+            signalled("narrow", narrow),
+        ],
+        1,
+    );
+    let policy = |robust| {
+        let config = GatesConfig { robust, ..GatesConfig::default() };
+        PolicyConfig::Gates(config).build().unwrap()
+    };
+    let request = read(&[], &[1.0, 1.0, -1.0, -1.0]);
+    let plan = policy(None).plan(&request, &fleet, 0);
+    assert_eq!(names(&plan), ["a", "b"]);
+    assert!((plan.candidates[0].score - 0.880_8).abs() < 1e-3, "{}", plan.candidates[0].score);
+    assert!(plan.rejected.iter().all(|r| r.obstacle == Obstacle::NoGate));
+    assert_eq!(plan.rejected.len(), 2);
+
+    let robust = |below| Some(RobustConfig { expert: id("bare"), below });
+    assert_eq!(names(&policy(robust(None)).plan(&request, &fleet, 0)), ["a", "b"]);
+    let doubtful = policy(robust(Some(2.1))).plan(&request, &fleet, 0);
+    assert_eq!(names(&doubtful), ["bare", "a", "b"]);
+    assert_eq!((doubtful.basis, doubtful.candidates[0].reason), (Basis::Uncertain, Reason::Robust));
+    let unread = policy(robust(None)).plan(&read(&[], &[]), &fleet, 0);
+    assert_eq!(names(&unread), ["bare"], "without a state nobody has a score");
+    assert!(unread.rejected.iter().all(|r| r.obstacle == Obstacle::Unread));
+}
+
+#[test]
+fn a_certain_description_outweighs_the_gates() {
+    let with = |s: f32, g: f32| {
+        // LN of (1, -1, 0, 0) is (r, -r, 0, 0) with r = sqrt(2); along the state it gives s.
+        Signals {
+            gate: Some([s, -s, 0.0, 0.0].into()),
+            description: Some([g, (1.0 - g * g).sqrt()].into()),
+            ..gate(&[])
         }
-    }
+    };
+    let plan = |g| {
+        let fleet = fleet(vec![signalled("a", with(1.0, 0.5)), signalled("b", with(-1.0, g))], 1);
+        let policy = PolicyConfig::Glider(GliderConfig::default()).build().unwrap();
+        policy.plan(&read(&[1.0, 0.0], &[0.1, -0.1, 0.0, 0.0]), &fleet, 0)
+    };
+    let mild = plan(0.55);
+    assert_eq!((names(&mild)[0], mild.candidates[0].reason), ("a", Reason::GateAndDescription));
+    let certain = plan(0.85);
+    assert_eq!((names(&certain)[0], certain.candidates[0].reason), ("b", Reason::Description));
 }
 
-prop_compose! {
-    fn any_fleet()(mut experts in prop::collection::vec(any_facts(4), 0..12)) -> Fleet {
-        experts.sort_by(|a, b| a.id.cmp(&b.id));
-        experts.dedup_by(|a, b| a.id == b.id);
-        fleet(experts, 4)
-    }
+#[test]
+fn the_mean_and_the_best_of_the_pilots_differ() {
+    let pilots = |all: &[[f32; 2]]| Signals {
+        pilots: all.iter().map(|p| Arc::from(*p)).collect(),
+        ..Signals::default()
+    };
+    let fleet = fleet(
+        vec![
+            signalled("a", pilots(&[[1.0, 0.0], [0.0, 1.0]])),
+            signalled("b", pilots(&[[0.8, 0.6]])),
+            signalled("c", pilots(&[])),
+        ],
+        1,
+    );
+    let plan = |pooling| {
+        let config = RouterRetrieverConfig { pooling, ..RouterRetrieverConfig::default() };
+        PolicyConfig::RouterRetriever(config).build().unwrap().plan(&read(&[1.0, 0.0], &[]), &fleet, 0)
+    };
+    let mean = plan(PilotPooling::Mean);
+    assert_eq!(names(&mean), ["b", "a"]);
+    assert!((mean.candidates[1].score - 0.5).abs() < 1e-6);
+    assert_eq!(mean.rejected[0].obstacle, Obstacle::NoPilots);
+    assert_eq!(names(&plan(PilotPooling::Max)), ["a", "b"]);
 }
 
-prop_compose! {
-    fn any_request()(
-        logits in prop::option::of(prop::collection::vec(-5.0..5.0f32, 4)),
-        tools in any::<bool>(),
-        vision in any::<bool>(),
-        context_tokens in 0..5000u32,
-        held in prop::option::of(0..1000u32),
-    ) -> Request {
-        let features = logits.map(|l| {
-            let sum: f32 = l.iter().map(|x| x.exp()).sum();
-            let probabilities = l.iter().map(|x| x.exp() / sum).collect();
-            Features { embedding: Arc::new([]), probabilities, tokens: 1, truncated: false }
-        });
-        let needs = Needs { tools, vision, context_tokens, ..Needs::default() };
-        Request { features, needs, held_by: held.map(|n| id(&format!("e{n}"))) }
-    }
+#[test]
+fn drawn_experts_have_their_share_as_propensity() {
+    let share = |e: &str, weight| Share { expert: id(e), weight };
+    let order = vec![share("a", Some(3.0)), share("b", Some(1.0)), share("spare", None)];
+    let policy = PolicyConfig::Static(StaticConfig { order }).build().unwrap();
+    let fleet = fleet(vec![facts("a", &[], 0.0), facts("b", &[], 0.0), facts("spare", &[], 0.0)], 0);
+    let plan = policy.plan(&Request::default(), &fleet, 5);
+    let of = |e: &str| plan.candidates.iter().find(|c| c.expert.as_str() == e).unwrap().propensity;
+    assert_eq!((of("a"), of("b"), of("spare")), (Some(0.75), Some(0.25), Some(0.0)));
 }
 
-/// Every kind of policy, with settings that name experts of [`any_fleet`].
-fn any_policy() -> impl Strategy<Value = PolicyConfig> {
-    let robust = (0..1000u32, 0.0..=1.0f32, any::<bool>()).prop_map(|(n, threshold, entropy)| {
-        let measure = if entropy { crate::Uncertainty::Entropy } else { crate::Uncertainty::Confidence };
-        UncertaintyConfig { measure, threshold, robust: id(&format!("e{n}")) }
-    });
-    let coe = (0.0..0.1f32, any::<bool>(), prop::option::of(robust))
-        .prop_map(|(lambda, hard, uncertain)| PolicyConfig::Coe(CoeConfig { lambda, hard, uncertain }));
-    let order = prop::collection::btree_map(0..1000u32, prop::option::of(0.1..10.0f32), 1..8);
-    let fixed = order.prop_map(|shares| {
-        let share = |(n, weight)| Share { expert: id(&format!("e{n}")), weight };
-        PolicyConfig::Static(StaticConfig { order: shares.into_iter().map(share).collect() })
-    });
-    prop_oneof![coe, fixed]
+/// Whether a decision names the expert: its score moves others by the policy's own rule.
+fn names_expert(config: &PolicyConfig, fleet: &Fleet, gone: &ExpertId) -> bool {
+    match config {
+        // The dearest expert is the unit of cost.
+        PolicyConfig::CostQuality(c) if c.cost == CostScale::Relative => {
+            let dearest = fleet.experts.iter().map(|e| e.cost).fold(0.0, f32::max);
+            fleet.get(gone.as_str()).is_some_and(|e| e.cost >= dearest)
+        }
+        _ => false,
+    }
 }
 
 proptest! {
@@ -247,14 +316,41 @@ proptest! {
     ) {
         prop_assume!(!fleet.experts.is_empty());
         let gone = fleet.experts[pick.index(fleet.experts.len())].id.clone();
+        prop_assume!(!names_expert(&config, &fleet, &gone));
         let policy = config.build().unwrap();
+        // Live states stand in the order of the fleet, and no policy looks at them.
+        let request = Request { live: Arc::default(), ..request };
         let with = policy.plan(&request, &fleet, seed);
         let mut smaller = fleet.clone();
         smaller.experts.retain(|e| e.id != gone);
         let without = policy.plan(&request, &smaller, seed);
+        let reasons = |plan: &Plan| {
+            let others = plan.candidates.iter().filter(|c| c.expert != gone);
+            let mut all: Vec<_> = others.map(|c| (c.expert.clone(), c.reason)).collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            all
+        };
+        // Where the expert alone made another rule apply (a certain description, a score that is good enough), the
+        // reasons of the others say so.
+        prop_assume!(reasons(&with) == reasons(&without));
         let rest: Vec<_> = with.candidates.iter().filter(|c| c.expert != gone).map(|c| &c.expert).collect();
         let same: Vec<_> = without.candidates.iter().map(|c| &c.expert).collect();
         prop_assert_eq!(rest, same);
+    }
+
+    #[test]
+    fn the_order_of_the_experts_is_irrelevant(
+        (config, fleet, request, seed, turn) in
+            (any_policy(), any_fleet(), any_request(), any::<u64>(), 0..12usize)
+    ) {
+        prop_assume!(config.build().unwrap().ranks_by_score() && !fleet.experts.is_empty());
+        let policy = config.build().unwrap();
+        let request = Request { held_by: None, ..request };
+        let mut turned = fleet.clone();
+        turned.experts.rotate_left(turn % fleet.experts.len());
+        let (plan, other) = (policy.plan(&request, &fleet, seed), policy.plan(&request, &turned, seed));
+        prop_assert_eq!(plan.candidates, other.candidates);
+        prop_assert_eq!(plan.basis, other.basis);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tower::ServiceExt;
 use crate::admin::token::{Credentials, TokenHash};
 use crate::app::{App, Ready};
 use crate::bundles::{Bundles, Opened, ShadowMetrics, Starter};
-use crate::catalog::{Catalog, Category, RouterModel};
+use crate::catalog::{Catalog, Category, RouterModel, Space};
 use crate::config::{Config, parse};
 use crate::decision::DecisionLog;
 use crate::feedback::Feedback;
@@ -80,7 +80,8 @@ impl Api {
         let category = |name: &&str| Category { name: (*name).into(), description: format!("about {name}") };
         let categories = categories.iter().map(category).collect();
         let registry = ::experts::Registry::new(::experts::Client::new(&config.upstream).unwrap());
-        let router = RouterModel { categories, ..RouterModel::default() };
+        let space = Space { id: "tiny".into(), dimensions: 4 };
+        let router = RouterModel { categories, space: Some(space), ..RouterModel::default() };
         let starter = Starter::new(config.router.clone(), None);
         let (opened, _) = Opened::new(starter, &store, Path::new("/nonexistent/store.redb"), false).unwrap();
         let catalog = Arc::new(Catalog::open(config.declared(), router, registry, store.clone()).unwrap());

@@ -118,7 +118,7 @@ fn timeouts(config: &Config) -> Vec<Check> {
     }
     for route in &config.routes {
         if let Some(whole) = route.timeout_ms.filter(|whole| *whole <= config.router.deadline_ms) {
-            let reads = route.policy.build().is_ok_and(|p| p.reads_features());
+            let reads = route.reads_prompts();
             if reads {
                 let deadline = config.router.deadline_ms;
                 let what = format!("timeout_ms {whole} is over before router.deadline_ms {deadline} is");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use experts::ExpertSpec;
-use routing::{Availability, ExpertId, Features, Fleet, Policy, Request};
+use routing::{Availability, ExpertId, Features, Fleet, Policy, Reads, Request};
 
 use super::report::{Check, Section, some_of};
 use crate::config::{Config, RouteSpec, WhenRouterFails};
@@ -21,14 +21,14 @@ pub(super) fn checks(config: &Config, categories: &[String], dead: &BTreeSet<&st
     let mut checks = Vec::new();
     for route in &config.routes {
         // What cannot be built is a problem of the configuration, told there.
-        let Ok(policy) = route.policy.build() else { continue };
-        let answering = if policy.reads_features() && categories.is_empty() {
+        let Ok(policy) = route.planner() else { continue };
+        let answering = if policy.reads() > Reads::Nothing && categories.is_empty() {
             // Without the router's categories nobody can tell who is skilled.
             config.experts.iter().map(|e| e.id.clone()).collect()
         } else {
             candidates(policy.as_ref(), route, &fleet)
         };
-        checks.push(check(route, policy.reads_features(), &answering, dead));
+        checks.push(check(route, policy.reads() > Reads::Nothing, &answering, dead));
         reached.extend(answering);
     }
     if !config.routes.iter().any(|r| r.id.as_str() == "auto") {
@@ -52,7 +52,7 @@ pub(super) fn checks(config: &Config, categories: &[String], dead: &BTreeSet<&st
             "give them skills, or name them in a route; clients can still ask for them by name",
         )
     });
-    let reads = config.routes.iter().any(|r| r.policy.build().is_ok_and(|p| p.reads_features()));
+    let reads = config.routes.iter().any(RouteSpec::reads_prompts);
     if reads && !categories.is_empty() {
         checks.push(skills(&fleet));
     }
@@ -71,12 +71,7 @@ fn fleet(experts: &[ExpertSpec], categories: &[String]) -> Fleet {
 fn candidates(policy: &dyn Policy, route: &RouteSpec, fleet: &Fleet) -> BTreeSet<ExpertId> {
     let count = fleet.categories.len();
     let features = |probabilities: Vec<f32>| {
-        Some(Features {
-            embedding: Arc::new([]),
-            probabilities: probabilities.into(),
-            tokens: 1,
-            truncated: false,
-        })
+        Some(Features { probabilities: probabilities.into(), tokens: 1, ..Features::default() })
     };
     let sure = (0..count).map(|sure| features((0..count).map(|c| f32::from(u8::from(c == sure))).collect()));
     let flat = features(vec![1.0 / count.max(1) as f32; count]);
