@@ -23,6 +23,7 @@ mod lifecycle;
 mod limits;
 mod load_harness;
 mod messages_experts;
+mod policies;
 mod privacy;
 mod queues;
 mod reload;
