@@ -11,17 +11,24 @@
 
 mod cache;
 mod calibrate;
+mod clusters;
 pub mod data;
 pub mod eval;
 mod features;
 mod head;
 mod lbfgs;
+mod linalg;
+pub mod mapping;
 mod metrics;
 mod onnx;
+pub mod outcomes;
 mod perturb;
 mod publish;
 mod quantise;
+mod readings;
 pub mod router;
+mod scorer;
 
 pub use metrics::CategoryEval;
 pub use onnx::OnnxError;
+pub use readings::ReadingError;

@@ -1,0 +1,225 @@
+//! Routers, each as what it predicts of every model on every prompt.
+
+use routing::policy::{Coe, CoeConfig};
+use routing::{
+    Availability, Capabilities, ExpertFacts, ExpertId, Features, Fleet, Policy, PolicyError, Request,
+};
+
+use super::material::{Fold, Sample, one_hot};
+use crate::clusters::{Clusters, similarity};
+use crate::linalg::{Matrix, add, dot};
+use crate::mapping::Skills;
+use crate::scorer::Moments;
+
+/// A router with the settings that it can have, and what it predicts under each.
+pub(super) struct Family {
+    /// Its name among the results.
+    pub name: &'static str,
+    /// Settings in words, and predictions `[n, models]`.
+    pub variants: Vec<(String, Matrix)>,
+}
+
+/// Pseudo-counts of w(c,e) that are tried.
+const PSEUDO: [f64; 3] = [5.0, 10.0, 30.0];
+/// Those that are used where they are not chosen.
+const USUAL_PSEUDO: f64 = 10.0;
+/// Numbers of clusters that are tried.
+const CLUSTERS: [usize; 3] = [16, 32, 64];
+/// Numbers of neighbours that are tried.
+const NEIGHBOURS: [usize; 3] = [50, 100, 200];
+/// A neighbour weighs exp((similarity - 1) / this).
+const NEIGHBOUR_TEMPERATURE: f32 = 0.1;
+/// Penalties of the scorers that are tried.
+const ALPHAS: [f64; 4] = [3.0, 10.0, 30.0, 100.0];
+
+/// Fits every router to the rows to learn from and lets it predict the others.
+///
+/// # Errors
+/// [`PolicyError`] when a policy refuses its settings.
+pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyError> {
+    let Fold { learn, predict, shares, domains } = fold;
+    let labels = one_hot(&learn.domains, *domains);
+    let skills = |pseudo| Skills::fit(&labels, &learn.scores, pseudo);
+    let named = |name, variants| Family { name, variants };
+    let coe = |hard| Coe::new(CoeConfig { hard, ..CoeConfig::default() });
+    let (hard, soft) = (coe(true)?, coe(false)?);
+    let of = |what: &str, value: &dyn std::fmt::Display| format!("{what} {value}");
+
+    let by_domain = |policy: &dyn Policy| -> Vec<(String, Matrix)> {
+        let planned = |m: f64| (of("pseudo-counts", &m), scores_of(policy, &skills(m), shares));
+        PSEUDO.map(planned).into()
+    };
+    let by_category = Skills::fit(&learn.categories, &learn.scores, USUAL_PSEUDO);
+    let k_means = CLUSTERS.iter().filter(|&&k| k < learn.len()).map(|&k| {
+        let points: Vec<&[f32]> = (0..learn.len()).map(|row| &**learn.embedding(row)).collect();
+        let clusters = Clusters::fit(&points, k, seed);
+        let shares = |sample: &Sample| {
+            let rows: Vec<Vec<f32>> =
+                (0..sample.len()).map(|row| clusters.shares(sample.embedding(row))).collect();
+            Matrix::from_rows(rows.iter().map(Vec::as_slice), k)
+        };
+        let skills = Skills::fit(&shares(learn), &learn.scores, USUAL_PSEUDO);
+        (of("clusters", &k), skills.expected(&shares(predict)))
+    });
+    let moments = Moments::new(&learn.embeddings(), &learn.scores);
+    let embeddings = predict.embeddings();
+    let scorer = |alpha: f64| (of("alpha", &alpha), moments.fit(alpha).predict(&embeddings));
+
+    Ok(vec![
+        named("coe_hard", by_domain(&hard)),
+        named("coe_soft", by_domain(&soft)),
+        named("coe_categories", vec![(String::new(), scores_of(&soft, &by_category, &predict.categories))]),
+        named("k_means", k_means.collect()),
+        named("knn", neighbours(learn, predict)),
+        named("scorer", ALPHAS.map(scorer).into()),
+    ])
+}
+
+/// The prompts' true domains, for comparison.
+pub(super) fn true_domain(fold: &Fold) -> Matrix {
+    let labels = one_hot(&fold.learn.domains, fold.domains);
+    let skills = Skills::fit(&labels, &fold.learn.scores, USUAL_PSEUDO);
+    skills.expected(&one_hot(&fold.predict.domains, fold.domains))
+}
+
+/// What a policy of the gateway scores every model, given category shares.
+fn scores_of(policy: &dyn Policy, skills: &Skills, shares: &Matrix) -> Matrix {
+    let models = skills.overall.len();
+    // Ids in the order of the models, so that sorting by id keeps it.
+    let ids: Vec<ExpertId> =
+        (0..models).filter_map(|model| ExpertId::new(format!("m{model:05}")).ok()).collect();
+    let expert = |(model, id): (usize, &ExpertId)| ExpertFacts {
+        id: id.clone(),
+        skills: skills.by_category.iter().map(|row| row[model] as f32).collect(),
+        cost: 0.0,
+        capabilities: Capabilities::ALL,
+        context_tokens: 0,
+        availability: Availability::Ready,
+    };
+    let fleet = Fleet {
+        categories: (0..shares.cols).map(|category| category.to_string().into()).collect(),
+        experts: ids.iter().enumerate().map(expert).collect(),
+    };
+    let mut scores = Matrix::zeros(shares.rows(), models);
+    for (row, shares) in shares.iter().enumerate() {
+        let features = Features {
+            embedding: [].into(),
+            probabilities: shares.iter().map(|&share| share as f32).collect(),
+            tokens: 0,
+            truncated: false,
+        };
+        let request = Request { features: Some(features), ..Request::default() };
+        for candidate in policy.plan(&request, &fleet, 0).candidates {
+            if let Ok(model) = ids.binary_search(&candidate.expert) {
+                scores.row_mut(row)[model] = f64::from(candidate.score);
+            }
+        }
+    }
+    scores
+}
+
+/// Means over the nearest rows, weighted by nearness, with a few pseudo-counts of the overall mean.
+fn neighbours(learn: &Sample, predict: &Sample) -> Vec<(String, Matrix)> {
+    let overall = learn.scores.mean();
+    let mut variants: Vec<(String, Matrix)> = NEIGHBOURS
+        .iter()
+        .map(|k| (format!("neighbours {k}"), Matrix::zeros(predict.len(), overall.len())))
+        .collect();
+    let mut near: Vec<(f32, usize)> = Vec::with_capacity(learn.len());
+    for row in 0..predict.len() {
+        near.clear();
+        near.extend((0..learn.len()).map(|i| (similarity(predict.embedding(row), learn.embedding(i)), i)));
+        let most = NEIGHBOURS[NEIGHBOURS.len() - 1].min(near.len());
+        if most < near.len() {
+            near.select_nth_unstable_by(most, |a, b| b.0.total_cmp(&a.0));
+        }
+        near[..most].sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let nearest = near.first().map_or(0.0, |(similarity, _)| *similarity);
+        for (k, (_, means)) in NEIGHBOURS.iter().zip(&mut variants) {
+            let mut total = 5.0;
+            let to = means.row_mut(row);
+            add(to, &overall, total);
+            for (similarity, i) in &near[..most.min(*k)] {
+                let weight = f64::from(((similarity - nearest) / NEIGHBOUR_TEMPERATURE).exp());
+                add(to, learn.scores.row(*i), weight);
+                total += weight;
+            }
+            to.iter_mut().for_each(|sum| *sum /= total);
+        }
+    }
+    variants
+}
+
+/// A weighted sum of predictions.
+pub(super) fn blend<'a>(parts: impl Iterator<Item = (f64, &'a Matrix)>) -> Matrix {
+    let mut sum: Option<Matrix> = None;
+    for (weight, part) in parts {
+        let to = sum.get_or_insert_with(|| Matrix { cols: part.cols, data: vec![0.0; part.data.len()] });
+        add(&mut to.data, &part.data, weight);
+    }
+    sum.unwrap_or(Matrix { cols: 0, data: Vec::new() })
+}
+
+/// Each row without its mean: what only says how hard a prompt is decides nothing.
+fn contrasts(matrix: &Matrix) -> Vec<f64> {
+    let mut data = matrix.data.clone();
+    for row in data.chunks_exact_mut(matrix.cols.max(1)) {
+        let mean = row.iter().sum::<f64>() / row.len() as f64;
+        row.iter_mut().for_each(|x| *x -= mean);
+    }
+    data
+}
+
+/// Mean squared error of predicted differences between models.
+pub(super) fn error(predicted: &Matrix, scores: &Matrix) -> f64 {
+    let (predicted, wanted) = (contrasts(predicted), contrasts(scores));
+    let sum: f64 = predicted.iter().zip(&wanted).map(|(p, w)| (p - w) * (p - w)).sum();
+    sum / wanted.len().max(1) as f64
+}
+
+/// Weights of at least 0 under which the weighted sum of predictions has the least such error.
+pub(super) fn stack(parts: &[&Matrix], scores: &Matrix) -> Vec<f64> {
+    let parts: Vec<Vec<f64>> = parts.iter().map(|part| contrasts(part)).collect();
+    let wanted = contrasts(scores);
+    let gram: Vec<Vec<f64>> = parts.iter().map(|a| parts.iter().map(|b| dot(a, b)).collect()).collect();
+    let target: Vec<f64> = parts.iter().map(|part| dot(part, &wanted)).collect();
+    let mut weights = vec![0.0; parts.len()];
+    // The problem is convex and small: going round the coordinates ends at its minimum.
+    for _ in 0..2000 {
+        for i in 0..weights.len() {
+            let slope = target[i] - dot(&gram[i], &weights);
+            if gram[i][i] > 0.0 {
+                weights[i] = (weights[i] + slope / gram[i][i]).max(0.0);
+            }
+        }
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_of_the_gateway_gives_the_soft_mapping() {
+        let shares = Matrix { cols: 2, data: vec![1.0, 0.0, 0.0, 1.0] };
+        let scores = Matrix { cols: 3, data: vec![0.9, 0.2, 0.5, 0.1, 0.8, 0.5] };
+        let skills = Skills::fit(&shares, &scores, 0.0);
+        let asked = Matrix { cols: 2, data: vec![0.25, 0.75] };
+        let planned = scores_of(&Coe::new(CoeConfig::default()).unwrap(), &skills, &asked);
+        for (got, wanted) in planned.data.iter().zip(&skills.expected(&asked).data) {
+            assert!((got - wanted).abs() < 1e-6, "{got} {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_stack_leaves_out_what_does_not_help() {
+        let scores = Matrix { cols: 2, data: vec![1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0] };
+        let good = Matrix { cols: 2, data: vec![0.6, 0.4, 0.4, 0.6, 0.6, 0.4, 0.4, 0.6] };
+        let bad = Matrix { cols: 2, data: vec![0.4, 0.6, 0.6, 0.4, 0.4, 0.6, 0.6, 0.4] };
+        let weights = stack(&[&good, &bad], &scores);
+        assert!((weights[0] - 5.0).abs() < 1e-6 && weights[1] == 0.0, "{weights:?}");
+        let blended = blend([(weights[0], &good), (weights[1], &bad)].into_iter());
+        assert!(error(&blended, &scores) < 1e-9 && error(&good, &scores) > 0.1);
+    }
+}
