@@ -33,6 +33,11 @@ impl Matrix {
         self.data.chunks_exact(self.cols.max(1))
     }
 
+    /// The rows of those numbers.
+    pub(crate) fn pick(&self, rows: &[usize]) -> Self {
+        Self { cols: self.cols, data: rows.iter().flat_map(|&row| self.row(row).iter().copied()).collect() }
+    }
+
     /// Mean of the rows.
     pub(crate) fn mean(&self) -> Vec<f64> {
         let mut mean = vec![0.0; self.cols];

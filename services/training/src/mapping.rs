@@ -6,6 +6,7 @@
 //! both of 2 prompts of a category has, with m = 10, `w = (2 + 5) / 12 = 0.58`.
 
 pub mod programme;
+pub mod robust;
 
 use crate::linalg::{Matrix, add};
 
@@ -16,24 +17,35 @@ pub(crate) struct Skills {
     pub by_category: Matrix,
     /// The experts' means over all prompts.
     pub overall: Vec<f64>,
-    /// Prompts of each category, counted by their shares.
-    pub counts: Vec<f64>,
 }
 
 impl Skills {
-    /// `shares` is `[n, categories]`, `scores` is `[n, experts]`, `pseudo` is m.
+    /// `shares` is `[n, categories]`, `scores` is `[n, experts]` with NaN where an expert was not asked, `pseudo` is m.
     pub(crate) fn fit(shares: &Matrix, scores: &Matrix, pseudo: f64) -> Self {
-        let overall = scores.mean();
-        let mut counts = vec![0.0; shares.cols];
-        for row in shares.iter() {
-            add(&mut counts, row, 1.0);
+        let (categories, experts) = (shares.cols, scores.cols);
+        let (mut sums, mut counts) = (Matrix::zeros(categories, experts), Matrix::zeros(categories, experts));
+        let (mut overall, mut asked) = (vec![0.0; experts], vec![0.0; experts]);
+        for (shares, scores) in shares.iter().zip(scores.iter()) {
+            let known: Vec<f64> = scores.iter().map(|score| if score.is_nan() { 0.0 } else { 1.0 }).collect();
+            let scores: Vec<f64> =
+                scores.iter().map(|score| if score.is_nan() { 0.0 } else { *score }).collect();
+            add(&mut overall, &scores, 1.0);
+            add(&mut asked, &known, 1.0);
+            for (category, &share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
+                add(sums.row_mut(category), &scores, share);
+                add(counts.row_mut(category), &known, share);
+            }
         }
-        let mut by_category = shares.transposed_times(scores);
-        for (row, count) in by_category.data.chunks_exact_mut(scores.cols.max(1)).zip(&counts) {
-            add(row, &overall, pseudo);
-            row.iter_mut().for_each(|sum| *sum /= (count + pseudo).max(f64::MIN_POSITIVE));
+        for (sum, asked) in overall.iter_mut().zip(&asked) {
+            *sum /= asked.max(1.0);
         }
-        Self { by_category, overall, counts }
+        for (sums, counts) in sums.data.chunks_exact_mut(experts.max(1)).zip(counts.iter()) {
+            add(sums, &overall, pseudo);
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum /= (count + pseudo).max(f64::MIN_POSITIVE);
+            }
+        }
+        Self { by_category: sums, overall }
     }
 
     /// `sum_c share(c) w(c,e)` for each row; what a row's shares lack of 1 counts for the expert's mean.
@@ -62,7 +74,16 @@ mod tests {
         let skills = Skills::fit(&shares, &scores, 10.0);
         assert!((skills.by_category.row(0)[0] - 7.0 / 12.0).abs() < 1e-12);
         assert!((skills.by_category.row(1)[0] - 5.0 / 12.0).abs() < 1e-12);
-        assert_eq!(skills.counts, [2.0, 2.0]);
+    }
+
+    #[test]
+    fn who_was_not_asked_is_not_counted() {
+        let shares = Matrix { cols: 1, data: vec![1.0; 4] };
+        let nan = f64::NAN;
+        let scores = Matrix { cols: 2, data: vec![1.0, nan, nan, 0.5, 0.0, nan, 1.0, nan] };
+        let skills = Skills::fit(&shares, &scores, 0.0);
+        assert!((skills.overall[0] - 2.0 / 3.0).abs() < 1e-12 && (skills.overall[1] - 0.5).abs() < 1e-12);
+        assert!((skills.by_category.row(0)[1] - 0.5).abs() < 1e-12);
     }
 
     #[test]

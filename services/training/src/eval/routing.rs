@@ -19,9 +19,13 @@ use crate::features::Example;
 use crate::linalg::Matrix;
 use crate::outcomes::{Outcome, OutcomeError, OutcomeSet};
 use crate::readings::{self, ReadingError};
-use learners::{Family, blend, error, families, stack, true_domain};
-use material::{Fold, Sample, parts};
-use measure::{Costs, Point, Threshold, bootstrap, cheapest, gap_closed, mean, top};
+use learners::{Family, blend, families, stack, true_domain};
+use material::{Fold, Sample};
+use measure::{Costs, Point, Threshold, bootstrap, cheapest, gap_closed, mean};
+
+pub(crate) use learners::choose_by_error;
+pub(crate) use material::parts;
+pub(crate) use measure::top;
 
 pub use report::Report;
 
@@ -292,8 +296,7 @@ struct Router {
 fn routers(guesses: &[Family], finals: Vec<Family>, scores: &Matrix) -> BTreeMap<String, Router> {
     let mut routers = BTreeMap::new();
     for (guess, family) in guesses.iter().zip(finals) {
-        let errors = guess.variants.iter().map(|(_, guessed)| error(guessed, scores));
-        let best = errors.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index);
+        let best = choose_by_error(guess.variants.iter().map(|(_, guessed)| guessed), scores);
         let chosen =
             best.and_then(|best| Some((guess.variants.get(best)?, family.variants.into_iter().nth(best)?)));
         if let Some(((_, guessed), (settings, predicted))) = chosen {

@@ -8,7 +8,7 @@
 //! `x(c,e)` says that expert e gets category c, `y(e)` that it is hosted. Without lambda and without A, one large
 //! expert tends to win everything as soon as it fits into B.
 
-use microlp::{ComparisonOp, OptimizationDirection, Problem, Variable};
+use microlp::{ComparisonOp, OptimizationDirection, Problem, SolveOutcome, Variable};
 
 /// What to choose from.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,9 @@ pub enum ProgrammeError {
     #[error("{0}")]
     Shape(&'static str),
     /// No choice of experts keeps to the limits.
-    #[error("no choice of experts keeps to the hosting budget and the cap on the mean cost; raise one of them")]
+    #[error(
+        "no choice of experts keeps to the hosting budget and the cap on the mean cost; raise one of them"
+    )]
     Infeasible,
     /// The solver gave up.
     #[error("the solver failed: {0}")]
@@ -69,7 +71,8 @@ impl Programme {
         let hosted: Vec<Variable> = self.sizes.iter().map(|_| problem.add_binary_var(0.0)).collect();
         let mut given: Vec<Vec<Variable>> = Vec::with_capacity(self.shares.len());
         for (share, skills) in self.shares.iter().zip(&self.skills) {
-            let worth = skills.iter().zip(&self.costs).map(|(w, a)| share / total * (w - self.price * a / dearest));
+            let worth =
+                skills.iter().zip(&self.costs).map(|(w, a)| share / total * (w - self.price * a / dearest));
             // Continuous is enough: once y is whole and there is no cap, some best x is whole too.
             let whole = self.mean_cost_cap.is_some();
             let variable = |worth| match whole {
@@ -94,10 +97,13 @@ impl Programme {
             });
             problem.add_constraint(costs, ComparisonOp::Le, cap);
         }
-        let solution = problem.solve().map_err(|error| match error {
+        let outcome = problem.solve().map_err(|error| match error {
             microlp::Error::Infeasible => ProgrammeError::Infeasible,
             other => ProgrammeError::Solver(other.to_string()),
         })?;
+        let SolveOutcome::Solution(solution) = outcome else {
+            return Err(ProgrammeError::Solver("it ended before it had a solution".to_owned()));
+        };
         let chosen = |row: &Vec<Variable>| {
             let mut best = 0;
             for (expert, &x) in row.iter().enumerate() {
@@ -135,7 +141,8 @@ impl Programme {
     fn assignment(&self, experts: Vec<usize>) -> Assignment {
         let total: f64 = self.shares.iter().sum();
         let over = |value: &dyn Fn(usize, usize) -> f64| -> f64 {
-            let terms = experts.iter().enumerate().map(|(category, &e)| self.shares[category] * value(category, e));
+            let terms =
+                experts.iter().enumerate().map(|(category, &e)| self.shares[category] * value(category, e));
             terms.sum::<f64>() / total
         };
         let used = (0..self.sizes.len()).filter(|expert| experts.contains(expert));

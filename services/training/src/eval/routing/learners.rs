@@ -171,10 +171,19 @@ fn contrasts(matrix: &Matrix) -> Vec<f64> {
 }
 
 /// Mean squared error of predicted differences between models.
-pub(super) fn error(predicted: &Matrix, scores: &Matrix) -> f64 {
+fn error(predicted: &Matrix, scores: &Matrix) -> f64 {
     let (predicted, wanted) = (contrasts(predicted), contrasts(scores));
     let sum: f64 = predicted.iter().zip(&wanted).map(|(p, w)| (p - w) * (p - w)).sum();
     sum / wanted.len().max(1) as f64
+}
+
+/// Which of several predictions has the least such error; the first of equals.
+pub(crate) fn choose_by_error<'a>(
+    guesses: impl IntoIterator<Item = &'a Matrix>,
+    scores: &Matrix,
+) -> Option<usize> {
+    let errors = guesses.into_iter().map(|guess| error(guess, scores)).enumerate();
+    errors.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
 }
 
 /// Weights of at least 0 under which the weighted sum of predictions has the least such error.
@@ -218,7 +227,7 @@ mod tests {
         let good = Matrix { cols: 2, data: vec![0.6, 0.4, 0.4, 0.6, 0.6, 0.4, 0.4, 0.6] };
         let bad = Matrix { cols: 2, data: vec![0.4, 0.6, 0.6, 0.4, 0.4, 0.6, 0.6, 0.4] };
         let weights = stack(&[&good, &bad], &scores);
-        assert!((weights[0] - 5.0).abs() < 1e-6 && weights[1] == 0.0, "{weights:?}");
+        assert!((weights[0] - 5.0).abs() < 1e-6 && weights[1] < 1e-9, "{weights:?}");
         let blended = blend([(weights[0], &good), (weights[1], &bad)].into_iter());
         assert!(error(&blended, &scores) < 1e-9 && error(&good, &scores) > 0.1);
     }

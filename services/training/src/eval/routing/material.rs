@@ -47,16 +47,12 @@ impl Sample {
 
     /// The rows of that numbers.
     pub(super) fn pick(&self, rows: &[usize]) -> Self {
-        let matrix = |from: &Matrix| Matrix {
-            cols: from.cols,
-            data: rows.iter().flat_map(|&row| from.row(row).iter().copied()).collect(),
-        };
         Self {
             examples: rows.iter().map(|&row| self.examples[row].clone()).collect(),
-            categories: matrix(&self.categories),
+            categories: self.categories.pick(rows),
             domains: rows.iter().map(|&row| self.domains[row]).collect(),
-            scores: matrix(&self.scores),
-            spent: self.spent.as_ref().map(matrix),
+            scores: self.scores.pick(rows),
+            spent: self.spent.as_ref().map(|spent| spent.pick(rows)),
         }
     }
 }
@@ -119,7 +115,7 @@ pub(super) fn one_hot(labels: &[Option<usize>], domains: usize) -> Matrix {
 }
 
 /// `folds` parts of `0..n`, each row in one of them, by a shuffle.
-pub(super) fn parts(n: usize, folds: usize, seed: u64) -> Vec<Vec<usize>> {
+pub(crate) fn parts(n: usize, folds: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..n).collect();
     Rng::with_seed(seed).shuffle(&mut order);
     let mut parts = vec![Vec::new(); folds];

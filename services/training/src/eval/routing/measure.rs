@@ -12,7 +12,7 @@ const PRICES: usize = 160;
 const PRICE_RANGE: (f64, f64) = (1e-4, 10.0);
 
 /// Index of the largest value; the first of equals.
-pub(super) fn top(values: &[f64]) -> usize {
+pub(crate) fn top(values: &[f64]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
         if *value > values[best] {
