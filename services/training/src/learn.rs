@@ -456,7 +456,6 @@ mod tests {
         .unwrap();
         // a: mean 0.5; code (1 + 0.5) / 2, law (0 + 0.5) / 2.
         assert_eq!(learnt.experts["a"], [("code".to_owned(), 0.75), ("law".to_owned(), 0.25)].into());
-        assert_eq!(learnt.experts["b"]["law"], 0.0);
         assert_eq!(learnt.outcomes, 3);
         assert_eq!(
             serde_json::to_value(&learnt).unwrap(),

@@ -18,7 +18,7 @@ impl Matrix {
     }
 
     pub(crate) fn rows(&self) -> usize {
-        if self.cols == 0 { 0 } else { self.data.len() / self.cols }
+        self.data.len().checked_div(self.cols).unwrap_or(0)
     }
 
     pub(crate) fn row(&self, index: usize) -> &[f64] {
@@ -76,6 +76,13 @@ pub(crate) fn add(to: &mut [f64], from: &[f64], factor: f64) {
     }
 }
 
+/// `values *= factor`.
+pub(crate) fn scale(values: &mut [f64], factor: f64) {
+    for value in values {
+        *value *= factor;
+    }
+}
+
 /// Inner product, in lanes that the compiler can put into registers.
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let n = a.len().min(b.len());
@@ -112,7 +119,7 @@ pub(crate) fn solve(mut a: Matrix, ridge: f64, mut b: Matrix) -> Matrix {
         for (above, &l) in done.chunks_exact(b.cols).zip(a.row(i)) {
             add(row, above, -l);
         }
-        row.iter_mut().for_each(|x| *x /= a.data[i * n + i]);
+        scale(row, 1.0 / a.data[i * n + i]);
     }
     for i in (0..n).rev() {
         let (rest, done) = b.data.split_at_mut((i + 1) * b.cols);
@@ -120,7 +127,7 @@ pub(crate) fn solve(mut a: Matrix, ridge: f64, mut b: Matrix) -> Matrix {
         for (offset, below) in done.chunks_exact(b.cols).enumerate() {
             add(row, below, -a.data[(i + 1 + offset) * n + i]);
         }
-        row.iter_mut().for_each(|x| *x /= a.data[i * n + i]);
+        scale(row, 1.0 / a.data[i * n + i]);
     }
     b
 }

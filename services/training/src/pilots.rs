@@ -1,4 +1,4 @@
-//! Pilots: for each expert the embeddings that stand for the prompts it is best at (RouterRetriever, arXiv 2409.02685,
+//! Pilots: for each expert the embeddings that stand for the prompts it is best at (`RouterRetriever`, arXiv 2409.02685,
 //! algorithm 1).
 //!
 //! Every prompt goes to the expert that scored most on it; the prompts of one domain and one expert make a group; the

@@ -199,7 +199,7 @@ pub fn evaluate_routing(
         progress(RoutingProgress::Fitting { done, total });
         let rest: Vec<usize> = (0..learnt).filter(|row| !part.contains(row)).collect();
         let fold = Fold::new(learn.pick(&rest), learn.pick(&part), domains.len());
-        scatter(&mut guesses, families(&fold, options.seed)?, &part, learnt);
+        scatter(&mut guesses, &families(&fold, options.seed)?, &part, learnt);
     }
     progress(RoutingProgress::Fitting { done: FOLDS, total });
     let fold = Fold::new(learn, test, domains.len());
@@ -267,14 +267,14 @@ fn sample(
 }
 
 /// Puts the predictions of one part of the rows where those rows are.
-fn scatter(all: &mut Vec<Family>, part: Vec<Family>, rows: &[usize], total: usize) {
+fn scatter(all: &mut Vec<Family>, part: &[Family], rows: &[usize], total: usize) {
     if all.is_empty() {
         let empty =
             |(setting, matrix): &(String, Matrix)| (setting.clone(), Matrix::zeros(total, matrix.cols));
         let family = |f: &Family| Family { name: f.name, variants: f.variants.iter().map(empty).collect() };
         *all = part.iter().map(family).collect();
     }
-    for (to, from) in all.iter_mut().zip(&part) {
+    for (to, from) in all.iter_mut().zip(part) {
         for ((_, to), (_, from)) in to.variants.iter_mut().zip(&from.variants) {
             for (&row, values) in rows.iter().zip(from.iter()) {
                 to.row_mut(row).copy_from_slice(values);
@@ -311,8 +311,8 @@ fn routers(guesses: &[Family], finals: Vec<Family>, scores: &Matrix) -> BTreeMap
     let halves: Vec<(f64, &Router)> =
         ["coe_soft", "scorer"].iter().filter_map(|&name| Some((0.5, routers.get(name)?))).collect();
     let cost_quality = mix(halves, "half coe_soft, half scorer".to_owned());
-    let guessed: Vec<&Matrix> = routers.values().map(|router| &router.guessed).collect();
-    let weighted: Vec<(f64, &str, &Router)> = stack(&guessed, scores)
+    let parts: Vec<&Matrix> = routers.values().map(|router: &Router| &router.guessed).collect();
+    let weighted: Vec<(f64, &str, &Router)> = stack(&parts, scores)
         .into_iter()
         .zip(&routers)
         .filter(|(weight, _)| *weight > 1e-6)

@@ -13,13 +13,13 @@ use microlp::{ComparisonOp, OptimizationDirection, Problem, SolveOutcome, Variab
 /// What to choose from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Programme {
-    /// pi_c: how often each category occurs; only proportions matter.
+    /// `pi_c`: how often each category occurs; only proportions matter.
     pub shares: Vec<f64>,
     /// w(c,e) by category and expert.
     pub skills: Vec<Vec<f64>>,
     /// |e|: what hosting an expert takes of the budget, such as billions of parameters.
     pub sizes: Vec<f64>,
-    /// a_e: what a call of an expert costs, such as billions of active parameters.
+    /// `a_e`: what a call of an expert costs, such as billions of active parameters.
     pub costs: Vec<f64>,
     /// B: the most that all hosted experts may take together.
     pub hosting_budget: Option<f64>,
@@ -73,11 +73,10 @@ impl Programme {
         for (share, skills) in self.shares.iter().zip(&self.skills) {
             let worth =
                 skills.iter().zip(&self.costs).map(|(w, a)| share / total * (w - self.price * a / dearest));
-            // Continuous is enough: once y is whole and there is no cap, some best x is whole too.
+            // A continuous x is enough: once y is whole and there is no cap, some best x is whole too.
             let whole = self.mean_cost_cap.is_some();
-            let variable = |worth| match whole {
-                true => problem.add_binary_var(worth),
-                false => problem.add_var(worth, (0.0, 1.0)),
+            let variable = |worth| {
+                if whole { problem.add_binary_var(worth) } else { problem.add_var(worth, (0.0, 1.0)) }
             };
             given.push(worth.map(variable).collect());
         }

@@ -7,7 +7,7 @@ use routing::{
 
 use super::material::{Fold, Sample, one_hot};
 use crate::clusters::{Clusters, similarity};
-use crate::linalg::{Matrix, add, dot};
+use crate::linalg::{Matrix, add, dot, scale};
 use crate::mapping::Skills;
 use crate::scorer::Moments;
 
@@ -144,7 +144,7 @@ fn neighbours(learn: &Sample, predict: &Sample) -> Vec<(String, Matrix)> {
                 add(to, learn.scores.row(*i), weight);
                 total += weight;
             }
-            to.iter_mut().for_each(|sum| *sum /= total);
+            scale(to, 1.0 / total);
         }
     }
     variants
@@ -165,7 +165,9 @@ fn contrasts(matrix: &Matrix) -> Vec<f64> {
     let mut data = matrix.data.clone();
     for row in data.chunks_exact_mut(matrix.cols.max(1)) {
         let mean = row.iter().sum::<f64>() / row.len() as f64;
-        row.iter_mut().for_each(|x| *x -= mean);
+        for x in row {
+            *x -= mean;
+        }
     }
     data
 }
