@@ -7,7 +7,16 @@
 //!
 //! [`router::train`] makes a bundle out of another one and labelled prompts: the encoder stays as it is,
 //! the category head is fitted anew and put into the graph. [`eval::evaluate_router`] measures a bundle on
-//! labelled prompts. Both block; both give the same result for the same input and seed.
+//! labelled prompts.
+//!
+//! ```text
+//! outcomes -> readings        -> w(c,e), scorers, pilots    -> JSON for the admin API
+//! outcomes    encoder, cache     mapping   scorer   pilots     learn
+//! ```
+//!
+//! [`learn`] tells from outcomes what each expert is good at; [`eval::routing`] measures routers on outcomes.
+//!
+//! All block; all give the same result for the same input and seed.
 
 mod cache;
 mod calibrate;

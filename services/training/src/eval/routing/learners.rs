@@ -23,6 +23,8 @@ pub(super) struct Family {
 const PSEUDO: [f64; 3] = [5.0, 10.0, 30.0];
 /// Those that are used where they are not chosen.
 const USUAL_PSEUDO: f64 = 10.0;
+/// Those of what is left when the domains are taken off, which is mostly noise.
+const RESIDUAL_PSEUDO: f64 = 30.0;
 /// Numbers of clusters that are tried.
 const CLUSTERS: [usize; 3] = [16, 32, 64];
 /// Numbers of neighbours that are tried.
@@ -50,17 +52,19 @@ pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyErro
         PSEUDO.map(planned).into()
     };
     let by_category = Skills::fit(&learn.categories, &learn.scores, USUAL_PSEUDO);
-    let k_means = CLUSTERS.iter().filter(|&&k| k < learn.len()).map(|&k| {
-        let points: Vec<&[f32]> = (0..learn.len()).map(|row| &**learn.embedding(row)).collect();
-        let clusters = Clusters::fit(&points, k, seed);
-        let shares = |sample: &Sample| {
-            let rows: Vec<Vec<f32>> =
-                (0..sample.len()).map(|row| clusters.shares(sample.embedding(row))).collect();
-            Matrix::from_rows(rows.iter().map(Vec::as_slice), k)
-        };
-        let skills = Skills::fit(&shares(learn), &learn.scores, USUAL_PSEUDO);
-        (of("clusters", &k), skills.expected(&shares(predict)))
-    });
+    // What the domains leave unexplained, by clusters: two resolutions of one mapping.
+    let usual = skills(USUAL_PSEUDO);
+    let coarse = usual.expected(shares);
+    let left = blend([(1.0, &learn.scores), (-1.0, &usual.expected(&labels))].into_iter());
+    let (mut k_means, mut refined) = (Vec::new(), Vec::new());
+    for k in CLUSTERS.into_iter().filter(|&k| k < learn.len()) {
+        let (learnt, asked) = cluster_shares(fold, k, seed);
+        let words = of("clusters", &k);
+        let skills = Skills::fit(&learnt, &learn.scores, USUAL_PSEUDO);
+        k_means.push((words.clone(), skills.expected(&asked)));
+        let fine = Skills::fit(&learnt, &left, RESIDUAL_PSEUDO).expected(&asked);
+        refined.push((words, blend([(1.0, &coarse), (1.0, &fine)].into_iter())));
+    }
     let moments = Moments::new(&learn.embeddings(), &learn.scores);
     let embeddings = predict.embeddings();
     let scorer = |alpha: f64| (of("alpha", &alpha), moments.fit(alpha).predict(&embeddings));
@@ -69,10 +73,23 @@ pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyErro
         named("coe_hard", by_domain(&hard)),
         named("coe_soft", by_domain(&soft)),
         named("coe_categories", vec![(String::new(), scores_of(&soft, &by_category, &predict.categories))]),
-        named("k_means", k_means.collect()),
+        named("coe_refined", refined),
+        named("k_means", k_means),
         named("knn", neighbours(learn, predict)),
         named("scorer", ALPHAS.map(scorer).into()),
     ])
+}
+
+/// How much the rows to learn from and those to predict belong to each of `k` clusters.
+fn cluster_shares(fold: &Fold, k: usize, seed: u64) -> (Matrix, Matrix) {
+    let points: Vec<&[f32]> = (0..fold.learn.len()).map(|row| &**fold.learn.embedding(row)).collect();
+    let clusters = Clusters::fit(&points, k, seed);
+    let shares = |sample: &Sample| {
+        let rows: Vec<Vec<f32>> =
+            (0..sample.len()).map(|row| clusters.shares(sample.embedding(row))).collect();
+        Matrix::from_rows(rows.iter().map(Vec::as_slice), k)
+    };
+    (shares(&fold.learn), shares(&fold.predict))
 }
 
 /// The prompts' true domains, for comparison.
