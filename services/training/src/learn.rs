@@ -231,7 +231,8 @@ pub fn mapping_of_set(
         experts.retain(|name, _| chosen.contains(name.as_str()));
         assignment = Some(assigned);
     }
-    let robust = material.robust(&soft, &shares, options.pseudo_counts, &models);
+    let mapped: Vec<usize> = (0..models.len()).filter(|&at| experts.contains_key(models[at])).collect();
+    let robust = material.robust((&soft, &shares), options.pseudo_counts, &models, &mapped);
     Ok(LearntMapping { experts, outcomes: material.scores.data.len(), assignment, robust })
 }
 
@@ -340,14 +341,25 @@ impl Material {
         Matrix::from_rows(self.readings.iter().map(|reading| &*reading.embedding), width)
     }
 
-    /// The best threshold for the model with the best mean; nothing without valid rows.
-    fn robust(&self, soft: &Matrix, shares: &Matrix, pseudo: f64, models: &[&str]) -> Option<Robust> {
+    /// The best threshold for the mapped model with the best mean; nothing without valid rows. Shares are those that
+    /// rows are routed by, and those that they count by.
+    fn robust(
+        &self,
+        (soft, shares): (&Matrix, &Matrix),
+        pseudo: f64,
+        models: &[&str],
+        mapped: &[usize],
+    ) -> Option<Robust> {
         let (train, valid): (Vec<usize>, Vec<usize>) = (0..self.rows()).partition(|&row| row < self.trained);
-        if valid.is_empty() {
+        if valid.is_empty() || mapped.is_empty() {
             return None;
         }
         let skills = Skills::fit(&shares.pick(&train), &self.scores.pick(&train), pseudo);
-        let general = highest(&skills.overall);
+        let best_of = |scores: &[f64]| {
+            let among: Vec<f64> = mapped.iter().map(|&model| scores[model]).collect();
+            mapped[highest(&among)]
+        };
+        let general = best_of(&skills.overall);
         let expected = skills.expected(&soft.pick(&valid));
         let prompts: Vec<(f64, f64, f64)> = valid
             .iter()
@@ -355,7 +367,7 @@ impl Material {
             .map(|(&row, expected)| {
                 let doubt = 1.0 - soft.row(row).iter().copied().fold(0.0, f64::max);
                 let scores = self.scores.row(row);
-                (doubt, scores[highest(expected)], scores[general])
+                (doubt, scores[best_of(expected)], scores[general])
             })
             .collect();
         Some(robust::choose(models[general], &prompts))

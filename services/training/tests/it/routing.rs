@@ -101,6 +101,7 @@ fn what_is_learnt_of_experts_fits_the_admin_api() {
     let small = mapping_of_set(&encoder, &set, &budget, &learn, |_, _| ()).unwrap();
     assert_eq!(small.experts.keys().collect::<Vec<_>>(), ["small"]);
     assert_eq!(small.assignment.unwrap().hosted_b, 7.0);
+    assert_eq!(small.robust.unwrap().expert, "small");
     let none = MappingOptions { hosting_budget: Some(1.0), ..MappingOptions::default() };
     let error = mapping_of_set(&encoder, &set, &none, &learn, |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("raise one of them"), "{error}");

@@ -112,10 +112,14 @@ pub(super) fn mapping(args: &MappingArgs) -> Result<(), Failure> {
         ))?;
     }
     if let Some(robust) = robust {
-        say(format!(
-            "robust expert {} above a doubt of {:.3}: {:.4} on the validation rows, {:.4} without",
-            robust.expert, robust.threshold, robust.score, robust.score_without
-        ))?;
+        if robust.threshold >= 1.0 {
+            say(format!("no robust expert: {} would gain nothing on the validation rows", robust.expert))?;
+        } else {
+            say(format!(
+                "robust expert {} above a doubt of {:.3}: {:.4} on the validation rows, {:.4} without",
+                robust.expert, robust.threshold, robust.score, robust.score_without
+            ))?;
+        }
     }
     say("put it in place by PUT /admin/v1/mapping")
 }

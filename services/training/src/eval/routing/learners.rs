@@ -1,9 +1,10 @@
 //! Routers, each as what it predicts of every model on every prompt.
 
-use routing::policy::{Coe, CoeConfig};
 use routing::{
-    Availability, Capabilities, ExpertFacts, ExpertId, Features, Fleet, Policy, PolicyError, Request,
+    Availability, Capabilities, ExpertFacts, ExpertId, Features, Fleet, Policy, PolicyConfig, PolicyError,
+    Request,
 };
+use serde_json::{Value, json};
 
 use super::material::{Fold, Sample, one_hot};
 use crate::clusters::{Clusters, similarity};
@@ -43,8 +44,8 @@ pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyErro
     let labels = one_hot(&learn.domains, *domains);
     let skills = |pseudo| Skills::fit(&labels, &learn.scores, pseudo);
     let named = |name, variants| Family { name, variants };
-    let coe = |hard| Coe::new(CoeConfig { hard, ..CoeConfig::default() });
-    let (hard, soft) = (coe(true)?, coe(false)?);
+    let hard = policy(json!({"kind": "coe", "hard": true}))?;
+    let soft = policy(json!({"kind": "coe"}))?;
     let of = |what: &str, value: &dyn std::fmt::Display| format!("{what} {value}");
 
     let by_domain = |policy: &dyn Policy| -> Vec<(String, Matrix)> {
@@ -70,9 +71,9 @@ pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyErro
     let scorer = |alpha: f64| (of("alpha", &alpha), moments.fit(alpha).predict(&embeddings));
 
     Ok(vec![
-        named("coe_hard", by_domain(&hard)),
-        named("coe_soft", by_domain(&soft)),
-        named("coe_categories", vec![(String::new(), scores_of(&soft, &by_category, &predict.categories))]),
+        named("coe_hard", by_domain(&*hard)),
+        named("coe_soft", by_domain(&*soft)),
+        named("coe_categories", vec![(String::new(), scores_of(&*soft, &by_category, &predict.categories))]),
         named("coe_refined", refined),
         named("k_means", k_means),
         named("knn", neighbours(learn, predict)),
@@ -97,6 +98,12 @@ pub(super) fn true_domain(fold: &Fold) -> Matrix {
     let labels = one_hot(&fold.learn.domains, fold.domains);
     let skills = Skills::fit(&labels, &fold.learn.scores, USUAL_PSEUDO);
     skills.expected(&one_hot(&fold.predict.domains, fold.domains))
+}
+
+/// A policy, from the settings that a route would carry.
+fn policy(settings: Value) -> Result<Box<dyn Policy>, PolicyError> {
+    let read = serde_json::from_value::<PolicyConfig>(settings);
+    read.map_err(|error| PolicyError { field: "kind", problem: error.to_string() })?.build()
 }
 
 /// What a policy of the gateway scores every model, given category shares.
@@ -234,7 +241,7 @@ mod tests {
         let scores = Matrix { cols: 3, data: vec![0.9, 0.2, 0.5, 0.1, 0.8, 0.5] };
         let skills = Skills::fit(&shares, &scores, 0.0);
         let asked = Matrix { cols: 2, data: vec![0.25, 0.75] };
-        let planned = scores_of(&Coe::new(CoeConfig::default()).unwrap(), &skills, &asked);
+        let planned = scores_of(&*policy(json!({"kind": "coe"})).unwrap(), &skills, &asked);
         for (got, wanted) in planned.data.iter().zip(&skills.expected(&asked).data) {
             assert!((got - wanted).abs() < 1e-6, "{got} {wanted}");
         }
