@@ -66,6 +66,17 @@ impl Cache {
         safetensors::serialize(tensors, None).map_err(|error| error.to_string())
     }
 
+    /// Writes the cache to a file. Written beside and renamed: an interrupted run leaves the old file.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub(crate) fn save(&self, path: &Path) -> Result<(), String> {
+        let beside = path.with_extension("partial");
+        std::fs::write(&beside, self.bytes()?)
+            .and_then(|()| std::fs::rename(&beside, path))
+            .map_err(|error| error.to_string())
+    }
+
     pub(crate) fn get(&self, text: &str) -> Option<Arc<[f32]>> {
         self.entries.get(&self.key(text)).cloned()
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// One labelled prompt. Fields that are not listed here are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -34,10 +35,8 @@ pub enum DataError {
         /// What the system said.
         source: io::Error,
     },
-    /// A line is not a labelled prompt.
-    #[error(
-        "{}:{line}: {problem}; each line must be an object with the strings `text` and `category`", path.display()
-    )]
+    /// A line is not what it should be.
+    #[error("{}:{line}: {problem}; each line must be {wanted}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
@@ -45,20 +44,37 @@ pub enum DataError {
         line: usize,
         /// What is wrong with it.
         problem: String,
+        /// How a line should look.
+        wanted: &'static str,
     },
     /// There is no row in the file.
-    #[error("{}: no rows; give a file of JSON lines with `text` and `category`", path.display())]
+    #[error("{}: no rows; each line must be {wanted}", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
+        /// How a line should look.
+        wanted: &'static str,
     },
 }
+
+/// How a line with a labelled prompt looks.
+const WANTED: &str = "an object with the strings `text` and `category`";
 
 /// Reads all rows of a file. Blank lines are skipped; gzip is recognised by its first bytes.
 ///
 /// # Errors
 /// [`DataError`] naming the file, and the line where a line is at fault.
 pub fn read(path: &Path) -> Result<Vec<Row>, DataError> {
+    lines(path, WANTED, |row: &Row| row.category.trim().is_empty().then(|| "`category` is empty".to_owned()))
+}
+
+/// Reads a file of one JSON object a line. `fault` says what is wrong with a row that parsed; `wanted` is how a
+/// line should look.
+pub(crate) fn lines<T: DeserializeOwned>(
+    path: &Path,
+    wanted: &'static str,
+    fault: impl Fn(&T) -> Option<String>,
+) -> Result<Vec<T>, DataError> {
     let unreadable = |source| DataError::Unreadable { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
     let gzip = file.fill_buf().map_err(unreadable)?.starts_with(&[0x1f, 0x8b]);
@@ -75,15 +91,15 @@ pub fn read(path: &Path) -> Result<Vec<Row>, DataError> {
         if bytes.trim_ascii().is_empty() {
             continue;
         }
-        let fault = |problem| DataError::Line { path: path.to_owned(), line, problem };
-        let row: Row = serde_json::from_slice(&bytes).map_err(|error| fault(in_line(&error)))?;
-        if row.category.trim().is_empty() {
-            return Err(fault("`category` is empty".to_owned()));
+        let bad = |problem| DataError::Line { path: path.to_owned(), line, problem, wanted };
+        let row: T = serde_json::from_slice(&bytes).map_err(|error| bad(in_line(&error)))?;
+        if let Some(problem) = fault(&row) {
+            return Err(bad(problem));
         }
         rows.push(row);
     }
     if rows.is_empty() {
-        return Err(DataError::Empty { path: path.to_owned() });
+        return Err(DataError::Empty { path: path.to_owned(), wanted });
     }
     Ok(rows)
 }

@@ -1,12 +1,14 @@
-//! Measuring a router bundle on labelled prompts.
+//! Measuring a router bundle on labelled prompts, and routers on outcomes.
+
+pub mod routing;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use ::routing::Features;
 use encoder::{EncodeError, Encoder};
 use fastrand::Rng;
-use routing::Features;
 use serde::Serialize;
 
 use crate::data::{self, DataError, Row};

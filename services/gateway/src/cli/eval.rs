@@ -1,5 +1,7 @@
 //! `guildhall eval ...`: how good the router is, measured.
 
+mod routing;
+
 use std::path::PathBuf;
 
 use training::eval::{EvalOptions, evaluate_router};
@@ -13,6 +15,9 @@ use crate::config::RouterConfig;
 pub(super) enum Eval {
     /// Accuracy, calibration and robustness of a router bundle on labelled prompts.
     Router(Args),
+    /// What routers are worth on recorded outcomes: score, threshold curves and cost, beside the best single model,
+    /// chance and the oracle.
+    Routing(routing::Args),
 }
 
 /// Arguments of `eval router`.
@@ -40,7 +45,10 @@ pub(super) struct Args {
 
 /// Measures.
 pub(super) fn run(command: &Eval) -> Result<(), Failure> {
-    let Eval::Router(args) = command;
+    let args = match command {
+        Eval::Router(args) => args,
+        Eval::Routing(args) => return routing::run(args),
+    };
     let config = RouterConfig {
         bundle: args.bundle.clone(),
         onnxruntime: args.onnxruntime.clone(),

@@ -1,5 +1,7 @@
 //! `guildhall train ...`: new parts of the router.
 
+mod learnt;
+
 use std::path::PathBuf;
 
 use training::router::{Progress, TrainError, TrainOptions, train};
@@ -15,6 +17,14 @@ pub(super) enum Train {
     /// The encoder of an existing bundle is kept; its head is fitted anew and fused into the graph, for the
     /// categories that the prompts have.
     Router(Box<Args>),
+    /// Count how good each expert is in each of the router's categories, from a routing set or from feedback.
+    ///
+    /// With a hosting budget, a cap or a price, choose whom to host by an exact mixed-integer programme.
+    Mapping(Box<learnt::MappingArgs>),
+    /// Fit to each expert a score that is read off a prompt's embedding, for policy `cost_quality`.
+    Scorer(Box<learnt::SetArgs>),
+    /// Find the embeddings that stand for the prompts each expert is best at, for policy `router_retriever`.
+    Pilots(Box<learnt::SetArgs>),
 }
 
 /// Arguments of `train router`.
@@ -92,7 +102,12 @@ fn set<T>(slot: &mut T, given: Option<T>) {
 
 /// Trains.
 pub(super) fn run(command: Train) -> Result<(), Failure> {
-    let Train::Router(args) = command;
+    let args = match command {
+        Train::Router(args) => args,
+        Train::Mapping(args) => return learnt::mapping(&args),
+        Train::Scorer(args) => return learnt::scorer(&args),
+        Train::Pilots(args) => return learnt::pilots(&args),
+    };
     let runtime = load_runtime(args.onnxruntime.as_deref(), ort_dylib_path().as_deref())?;
     let mut options = TrainOptions::new(find_bundle(&args.bundle)?, args.data, args.out, runtime);
     options.valid = args.valid;

@@ -81,12 +81,6 @@ impl<'a> Source<'a> {
 
     fn save(&self) -> Result<(), TrainError> {
         let Some(path) = &self.file else { return Ok(()) };
-        let failed = |problem| TrainError::File { path: path.clone(), problem };
-        let bytes = self.cache.bytes().map_err(failed)?;
-        // Written beside and renamed: an interrupted run leaves the old file.
-        let beside = path.with_extension("partial");
-        std::fs::write(&beside, bytes)
-            .and_then(|()| std::fs::rename(&beside, path))
-            .map_err(|error| failed(error.to_string()))
+        self.cache.save(path).map_err(|problem| TrainError::File { path: path.clone(), problem })
     }
 }

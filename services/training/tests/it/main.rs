@@ -6,4 +6,6 @@ mod common;
 #[cfg(test)]
 mod eval;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod train;
