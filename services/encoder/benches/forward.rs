@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, Divan};
 use encoder::{Bundle, Encoder, EncoderConfig, Places, Provider, Runtime, Tokenized, locate};
+use routing::Reads;
 
 const TEXT: &str = "Write a function in Rust that reverses a linked list, and explain why it terminates. ";
 
@@ -88,7 +89,7 @@ fn cache_hit_bytes(bencher: Bencher<'_, '_>, bytes: usize) {
     let Some(encoder) = encoder(1) else { return };
     let Ok(tokio) = tokio::runtime::Builder::new_current_thread().build() else { return };
     let text: String = TEXT.chars().cycle().take(bytes).collect();
-    drop(tokio.block_on(encoder.features(&text)));
-    bencher.bench_local(|| tokio.block_on(encoder.features(black_box(&text))));
+    drop(tokio.block_on(encoder.features(&text, Reads::Embedding)));
+    bencher.bench_local(|| tokio.block_on(encoder.features(black_box(&text), Reads::Embedding)));
     encoder.shutdown();
 }

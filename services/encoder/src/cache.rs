@@ -56,6 +56,11 @@ impl DecisionCache {
         Self(Cache::with_weighter(entries, bytes, Weight { least }))
     }
 
+    /// Keeps a decision in place of another one on the same text.
+    pub(crate) fn replace(&self, key: &str, decision: Decision) {
+        self.0.insert(key.to_owned(), decision);
+    }
+
     /// The decision on a text, or the lead on it; waits while someone else has the lead.
     pub(crate) async fn find(&self, key: &str) -> Found<'_> {
         if let Some(decision) = self.0.get(key) {

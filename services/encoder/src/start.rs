@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::batch::Limits;
-use crate::bundle::{Bundle, MODEL, Manifest, TOKENIZER};
+use crate::bundle::{Bundle, Cascade, MODEL, Manifest, TOKENIZER};
 use crate::cache::DecisionCache;
 use crate::config::{EncoderConfig, Provider};
 use crate::encoder::Inner;
@@ -63,6 +63,12 @@ pub enum EncoderError {
         /// What came out.
         problem: String,
     },
+    /// The first stage was to serve alone, and there is none.
+    #[error("{}: the bundle has no first stage, or router.cascade.enabled is false, so that without an encoder nothing can read prompts; install ONNX Runtime and set router.encoder.provider to `auto`, or train the bundle again by `guildhall train router`", path.display())]
+    NoFirstStage {
+        /// The bundle.
+        path: PathBuf,
+    },
     /// The system gave no thread.
     #[error("no thread for the encoder: {0}")]
     Thread(std::io::Error),
@@ -73,7 +79,10 @@ pub(crate) fn start(
     config: &EncoderConfig,
     runtime: &Runtime,
 ) -> Result<Inner, EncoderError> {
-    let Bundle { manifest, dir, model: graph, windows } = bundle;
+    if config.provider == Provider::None {
+        return first_stage_alone(bundle, config);
+    }
+    let Bundle { manifest, dir, model: graph, windows, cascade } = bundle;
     for (field, value) in [("intra_op_threads", config.intra_op_threads), ("queue_limit", config.queue_limit)]
     {
         if value == 0 {
@@ -89,7 +98,7 @@ pub(crate) fn start(
         Provider::Cpu => source.models(Engine::Cpu, config)?,
         Provider::Cuda => source.models(Engine::Cuda, config)?,
         Provider::Tensorrt => source.models(Engine::Tensorrt, config)?,
-        Provider::Auto => match source.models(Engine::Cuda, config) {
+        Provider::Auto | Provider::None => match source.models(Engine::Cuda, config) {
             Ok(ready) => ready,
             Err(EncoderError::Provider { problem, .. }) => {
                 tracing::warn!(reason = %problem, "the encoder runs on the CPU");
@@ -98,17 +107,33 @@ pub(crate) fn start(
             Err(other) => return Err(other),
         },
     };
-    launch(manifest, windows, models, engine.name(), &sized)
+    launch(Parts { manifest, windows, cascade, models, provider: Some(engine.name()) }, &sized)
+}
+
+/// The first stage without sessions.
+pub(crate) fn first_stage_alone(bundle: Bundle, config: &EncoderConfig) -> Result<Inner, EncoderError> {
+    let Bundle { manifest, dir, windows, cascade, .. } = bundle;
+    if cascade.is_none() {
+        return Err(EncoderError::NoFirstStage { path: dir });
+    }
+    let inner = launch(Parts { manifest, windows, cascade, models: Vec::new(), provider: None }, config)?;
+    inner.metrics.first_stage_alone.set(1);
+    Ok(inner)
+}
+
+/// What a running encoder is made of.
+pub(crate) struct Parts {
+    pub manifest: Manifest,
+    pub windows: Windows,
+    pub cascade: Option<Cascade>,
+    pub models: Vec<Box<dyn Model>>,
+    /// What runs the models; `None` without any.
+    pub provider: Option<&'static str>,
 }
 
 /// The threads around models that are ready. `config` has no zeros left that stand for a default.
-pub(crate) fn launch(
-    manifest: Manifest,
-    windows: Windows,
-    models: Vec<Box<dyn Model>>,
-    provider: &'static str,
-    config: &EncoderConfig,
-) -> Result<Inner, EncoderError> {
+pub(crate) fn launch(parts: Parts, config: &EncoderConfig) -> Result<Inner, EncoderError> {
+    let Parts { manifest, windows, cascade, models, provider } = parts;
     let limits = Limits {
         rows: config.max_batch,
         tokens: config.max_batch_tokens,
@@ -117,6 +142,7 @@ pub(crate) fn launch(
     let inner = Inner {
         manifest,
         windows,
+        cascade,
         queue: Arc::new(Queue::new(limits, models.len())),
         permits: Arc::new(Semaphore::new(config.queue_limit)),
         cache: DecisionCache::new(config.cache_entries, config.cache_bytes),
@@ -250,6 +276,6 @@ impl Source<'_> {
 }
 
 /// NaN is off, too.
-fn off(found: f32, expected: f32) -> bool {
+pub(crate) fn off(found: f32, expected: f32) -> bool {
     (found - expected).abs() > TOLERANCE || found.is_nan() || expected.is_nan()
 }

@@ -18,6 +18,18 @@ pub struct Features {
     pub truncated: bool,
 }
 
+/// What a policy has to know of a prompt; more includes less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reads {
+    /// Nothing: the encoder is spared.
+    #[default]
+    Nothing,
+    /// [`Features::probabilities`].
+    Categories,
+    /// [`Features::embedding`] as well.
+    Embedding,
+}
+
 /// How the classifier's doubt is measured; both lie in 0 (sure) to 1 (no idea).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -14,7 +14,7 @@ mod needs;
 mod plan;
 pub mod policy;
 
-pub use features::{Features, Uncertainty};
+pub use features::{Features, Reads, Uncertainty};
 pub use fleet::{Availability, Capabilities, ExpertFacts, Fleet};
 pub use id::{ExpertId, InvalidId};
 pub use needs::Needs;
