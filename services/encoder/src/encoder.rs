@@ -343,6 +343,12 @@ impl Encoder {
         self.0.window(&Excerpt::of(text))
     }
 
+    /// A window of these tokens between special ones, whatever the tokenizer would have made of a text.
+    pub fn window_of(&self, ids: &[u32]) -> Tokenized {
+        let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        Tokenized { ids: self.0.windows.enclose(ids, &[]), tokens, truncated_tokens: 0, estimated: false }
+    }
+
     /// The manifest of the bundle that is served.
     pub fn bundle(&self) -> &Manifest {
         &self.0.manifest

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use encoder::{Bundle, Encoder, Runtime};
+use encoder::{Bundle, Encoder, Provider, Runtime, RuntimeError};
 use experts::{Client, Registry};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use stores::{Change, EmbeddedStore, Kind, Write};
@@ -225,16 +225,30 @@ pub fn load_router(config: &Config, ort_dylib_path: Option<&Path>) -> Result<Opt
     start_encoder(&config.router, ort_dylib_path).map(Some)
 }
 
-/// Finds the ONNX Runtime library and the bundle, and starts the encoder.
+/// Finds the ONNX Runtime library and the bundle, and starts the encoder. Where nobody named a library and none
+/// is found, the bundle's first stage serves alone, if it has one.
 ///
 /// # Errors
 /// [`StartError::Router`].
 pub fn start_encoder(config: &RouterConfig, ort_dylib_path: Option<&Path>) -> Result<Encoder, StartError> {
     let router = |e: &dyn std::fmt::Display| StartError::Router(e.to_string());
     let directory = find_bundle(&config.bundle)?;
-    let bundle = Bundle::open(&directory).map_err(|e| router(&e))?;
-    let runtime = load_runtime(config.onnxruntime.as_deref(), ort_dylib_path)?;
-    Encoder::start(bundle, &config.encoder, &runtime).map_err(|e| router(&e))
+    let bundle = Bundle::open(&directory).map_err(|e| router(&e))?.with_cascade(&config.cascade);
+    if config.encoder.provider == Provider::None {
+        return Encoder::first_stage_alone(bundle, &config.encoder).map_err(|e| router(&e));
+    }
+    let named = config.onnxruntime.as_deref();
+    let library = encoder::locate(named, ort_dylib_path, &encoder::Places::of_process());
+    match library {
+        Err(missing @ RuntimeError::NotFound { .. }) if bundle.has_first_stage() => {
+            tracing::warn!(reason = %missing, "the router's first stage serves alone: there are no embeddings, and it is less accurate than the encoder");
+            Encoder::first_stage_alone(bundle, &config.encoder).map_err(|e| router(&e))
+        }
+        library => {
+            let runtime = library.and_then(|path| Runtime::load(&path)).map_err(|e| router(&e))?;
+            Encoder::start(bundle, &config.encoder, &runtime).map_err(|e| router(&e))
+        }
+    }
 }
 
 /// Finds and loads the ONNX Runtime library.

@@ -88,7 +88,7 @@ pub enum Reading {
     NotNeeded,
     /// The prompt was read.
     Read {
-        /// `encoder`: the neural encoder decided.
+        /// Who decided: `first`, the bundle's first stage, from tokens alone; `encoder`, the neural encoder.
         stage: &'static str,
         /// `hit`: decided before and remembered; `joined`: another request was asking the same; `miss`.
         cache: &'static str,

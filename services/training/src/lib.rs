@@ -14,6 +14,7 @@ mod calibrate;
 pub mod data;
 pub mod eval;
 mod features;
+mod first;
 mod head;
 mod lbfgs;
 mod metrics;
@@ -23,5 +24,5 @@ mod publish;
 mod quantise;
 pub mod router;
 
-pub use metrics::CategoryEval;
+pub use metrics::{CategoryEval, Confusion, SourceEval};
 pub use onnx::OnnxError;

@@ -1,6 +1,7 @@
 //! `train router`: a category head for a bundle, from labelled prompts.
 
 mod examples;
+mod first;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -18,12 +19,13 @@ use serde_json::{Value, json};
 use crate::calibrate;
 use crate::data::DataError;
 use crate::eval::{self, EvalError, EvalOptions, RouterEval};
-use crate::head::{Head, Penalty, softmax};
+use crate::head::{Head, Lessons, Penalty, STRETCH_OF_UNIT_VECTORS, softmax};
 use crate::metrics::{self, Answer};
 use crate::onnx::{self, OnnxError};
 use crate::publish::{MODEL, PublishError, Staged};
 use crate::quantise::{Rounded, Storage};
 use examples::Source;
+use first::FirstStageReport;
 use plan::{Material, material, tables};
 
 /// What to train, from what, and where to put it.
@@ -61,8 +63,20 @@ pub struct TrainOptions {
     pub min_rows: u32,
     /// Share of the target that goes to all categories evenly.
     pub label_smoothing: f32,
-    /// Steps after which the fit ends at the latest.
+    /// How far the weights of rows even their (category, source) pairs out: a row weighs n^-x, where n rows have
+    /// its pair. 0 leaves every row its weight, 1 gives every pair the same.
+    pub source_balance: f32,
+    /// The same for categories.
+    pub category_balance: f32,
+    /// Steps after which a fit ends at the latest.
     pub max_steps: usize,
+    /// Whether the bundle gets a first stage.
+    pub first_stage: bool,
+    /// Accuracy on the validation rows that the cascade may lose against the encoder alone, as a share of the rows.
+    /// Prompts of other origin lose more than those: a tenth of what is bearable there is a good measure.
+    pub first_stage_loss: f64,
+    /// Share of the first stage's target that is what the full head thinks; the rest is the label.
+    pub distillation: f32,
     /// How the finished bundle is measured.
     pub eval: EvalOptions,
     /// How embeddings are computed.
@@ -90,7 +104,12 @@ impl TrainOptions {
             embedding_penalty: 3e-4,
             min_rows: 2,
             label_smoothing: 0.0,
+            source_balance: 0.0,
+            category_balance: 0.0,
             max_steps: 200,
+            first_stage: true,
+            first_stage_loss: 0.0005,
+            distillation: 0.0,
             eval: EvalOptions::default(),
             encoder: EncoderConfig::default(),
             runtime,
@@ -108,8 +127,10 @@ pub enum Progress {
         /// Prompts in all.
         total: usize,
     },
-    /// The head is fitted.
+    /// The head, or after it the first stage, is fitted.
     Fitting {
+        /// What is fitted: `head` or `first stage`.
+        what: &'static str,
         /// Steps done.
         step: usize,
         /// What is minimised.
@@ -145,6 +166,8 @@ pub struct TrainReport {
     pub temperature: f32,
     /// Quality on the validation rows, which took part in stopping and calibration.
     pub valid: ValidReport,
+    /// The first stage, where there is one.
+    pub first_stage: Option<FirstStageReport>,
     /// Quality on the test rows, if there were any.
     pub test: Option<RouterEval>,
 }
@@ -176,6 +199,9 @@ impl fmt::Display for TrainReport {
             100.0 * valid.accuracy,
             valid.ece
         )?;
+        if let Some(first) = &self.first_stage {
+            writeln!(f, "{first}")?;
+        }
         match &self.test {
             Some(test) => write!(f, "\ntest\n{test}"),
             None => Ok(()),
@@ -260,17 +286,21 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     let encoder = Encoder::start(bundle, &options.encoder, &options.runtime)?;
     let mut source = Source::open(&encoder, options.cache.as_deref(), tables)?;
     let (train, valid, golden) = source.examples(&material, &base.golden.text, &mut progress)?;
+    let tokens = if options.first_stage { Some(source.token_vectors(&mut progress)?) } else { None };
     encoder.shutdown();
 
+    let weights = plan::weights(&material, options.source_balance, options.category_balance);
+    let lessons = Lessons { weights: &weights, ..Lessons::new(&train, &material.train_labels) };
     let mut steps = 0;
     let penalty = Penalty {
         lexical: options.lexical_penalty,
         embedding: options.embedding_penalty,
         min_examples: options.min_rows,
         smoothing: options.label_smoothing,
+        stretch: STRETCH_OF_UNIT_VECTORS,
     };
     let head = Head::fit(
-        (&train, &material.train_labels),
+        lessons,
         (&valid, &material.valid_labels),
         (material.categories.len(), tables),
         penalty,
@@ -278,6 +308,7 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
         |step| {
             steps = step.iteration;
             progress(Progress::Fitting {
+                what: "head",
                 step: steps,
                 objective: step.objective,
                 valid_loss: step.valid_loss,
@@ -290,6 +321,12 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     let temperature = calibrate::temperature(&logits, &material.valid_labels);
     let report = valid_report(&logits, &material.valid_labels, temperature);
 
+    let first = tokens.map(|vectors| {
+        let heads = first::Heads { full: &rounded.head, temperature };
+        let valid = (valid.as_slice(), material.valid_labels.as_slice());
+        first::fit(options, &vectors, lessons, valid, &heads, penalty, &mut progress)
+    });
+
     progress(Progress::Checking);
     let changed = onnx::replace(&graph, &rounded.tensors(temperature)).map_err(in_graph)?;
     let probabilities = scaled(&rounded.head.logits(&golden), temperature);
@@ -298,7 +335,21 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     manifest.provenance.insert("training".to_owned(), plan::provenance(options, &material, steps)?);
     manifest.quality.insert("valid".to_owned(), json!(report));
     manifest.files.insert(MODEL.to_owned(), staged.write(MODEL, &changed)?);
-    for name in base.files.keys().filter(|name| *name != MODEL) {
+    let old_first = manifest.first_stage.take().map(|spec| spec.file);
+    if let Some(old) = &old_first {
+        manifest.files.remove(old);
+    }
+    if let Some(first) = &first {
+        let bytes = first
+            .weights
+            .to_bytes()
+            .map_err(|problem| TrainError::File { path: PathBuf::from(first::FILE), problem })?;
+        manifest.files.insert(first::FILE.to_owned(), staged.write(first::FILE, &bytes)?);
+        manifest.first_stage = Some(first.spec(&golden.ids));
+        manifest.quality.insert("valid_first_stage".to_owned(), json!(first.report));
+    }
+    let kept = |name: &&String| *name != MODEL && Some(*name) != old_first.as_ref();
+    for name in base.files.keys().filter(kept) {
         let path = options.bundle.join(name);
         let content = std::fs::read(&path)
             .map_err(|error| TrainError::File { path: path.clone(), problem: error.to_string() })?;
@@ -317,7 +368,7 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     };
     encoder.shutdown();
     if let Some(test) = &test {
-        manifest.quality.insert("test".to_owned(), json!(test));
+        manifest.quality.insert("test".to_owned(), without_details(test));
         manifest.quality.insert("test_file".to_owned(), json!(options.test.as_deref().map(file_name)));
         manifest
             .quality
@@ -333,8 +384,28 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
         steps,
         temperature,
         valid: report,
+        first_stage: first.map(|first| first.report),
         test,
     })
+}
+
+/// What a manifest holds of an evaluation: neither long tables nor what depends on the machine.
+fn without_details(test: &RouterEval) -> Value {
+    let mut stages = test.stages.clone();
+    stages.encoder.cost = None;
+    if let Some(first) = &mut stages.first {
+        first.cost = None;
+    }
+    if let Some(cascade) = &mut stages.cascade {
+        cascade.cost = None;
+        cascade.curve.clear();
+    }
+    let mut value = json!(RouterEval { stages, ..test.clone() });
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("per_source");
+        fields.remove("confusions");
+    }
+    value
 }
 
 fn check(options: &TrainOptions) -> Result<(), TrainError> {
@@ -345,6 +416,14 @@ fn check(options: &TrainOptions) -> Result<(), TrainError> {
         Some(("embedding_penalty", "must be a number that is not negative"))
     } else if !(0.0..1.0).contains(&options.label_smoothing) {
         Some(("label_smoothing", "must be at least 0 and below 1"))
+    } else if !(0.0..=1.0).contains(&options.distillation) {
+        Some(("distillation", "must be a share, from 0 to 1"))
+    } else if !(0.0..=1.0).contains(&options.first_stage_loss) {
+        Some(("first_stage_loss", "must be a share, from 0 to 1"))
+    } else if !(0.0..=1.0).contains(&options.source_balance) {
+        Some(("source_balance", "must be from 0 to 1"))
+    } else if !(0.0..=1.0).contains(&options.category_balance) {
+        Some(("category_balance", "must be from 0 to 1"))
     } else if options.max_steps == 0 {
         Some(("max_steps", "must be at least 1"))
     } else {
@@ -365,13 +444,7 @@ fn valid_report(logits: &[Vec<f32>], labels: &[usize], temperature: f32) -> Vali
     for (row, &label) in logits.iter().zip(labels) {
         let shares = scaled(row, temperature);
         loss -= f64::from(shares[label].max(f32::MIN_POSITIVE)).ln();
-        let mut best = (0, 0.0);
-        for (index, &share) in shares.iter().enumerate() {
-            if share > best.1 {
-                best = (index, share);
-            }
-        }
-        answers.push(Answer { label, top: best.0, confidence: best.1 });
+        answers.push(Answer::of(label, &shares));
     }
     ValidReport {
         rows: labels.len(),

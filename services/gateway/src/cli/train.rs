@@ -66,9 +66,24 @@ pub(super) struct Args {
     /// Share of the target that goes to all categories evenly.
     #[arg(long)]
     label_smoothing: Option<f32>,
-    /// Steps after which the fit ends at the latest.
+    /// Evens the (category, source) pairs out: a row weighs n^-x for n rows with its pair; 0 to 1.
+    #[arg(long, value_name = "X")]
+    source_balance: Option<f32>,
+    /// Evens the categories out, likewise.
+    #[arg(long, value_name = "X")]
+    category_balance: Option<f32>,
+    /// Steps after which a fit ends at the latest.
     #[arg(long)]
     max_steps: Option<usize>,
+    /// Make no first stage.
+    #[arg(long)]
+    no_first_stage: bool,
+    /// Accuracy on the validation prompts that the first stage may cost, as a share of them.
+    #[arg(long, value_name = "SHARE")]
+    first_stage_loss: Option<f64>,
+    /// Share of the first stage's target that is what the full head thinks.
+    #[arg(long, value_name = "SHARE")]
+    distillation: Option<f32>,
     /// Rows of the test file that are perturbed to measure robustness.
     #[arg(long)]
     perturbed_rows: Option<usize>,
@@ -107,14 +122,19 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.embedding_penalty, args.embedding_penalty);
     set(&mut options.min_rows, args.min_rows);
     set(&mut options.label_smoothing, args.label_smoothing);
+    set(&mut options.source_balance, args.source_balance);
+    set(&mut options.category_balance, args.category_balance);
     set(&mut options.max_steps, args.max_steps);
+    options.first_stage = !args.no_first_stage;
+    set(&mut options.first_stage_loss, args.first_stage_loss);
+    set(&mut options.distillation, args.distillation);
     set(&mut options.eval.perturbed_rows, args.perturbed_rows);
     set(&mut options.encoder.sessions, args.sessions);
     let trained = train(&options, |progress| match progress {
         Progress::Embedding { done, total } => show_progress(&format!("embedding {done} of {total}")),
-        Progress::Fitting { step, objective, valid_loss } => {
+        Progress::Fitting { what, step, objective, valid_loss } => {
             let valid = valid_loss.map(|v| format!(", validation loss {v:.4}")).unwrap_or_default();
-            show_progress(&format!("fitting: step {step}, objective {objective:.4}{valid}"));
+            show_progress(&format!("fitting the {what}: step {step}, objective {objective:.4}{valid}"));
         }
         Progress::Checking => show_progress("checking the new bundle"),
         Progress::Measuring { done, total } => show_progress(&format!("measuring {done} of {total}")),

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use encoder::EncoderConfig;
+use encoder::{CascadeConfig, EncoderConfig};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,6 +22,8 @@ pub struct RouterConfig {
     pub onnxruntime: Option<PathBuf>,
     /// How long a request waits for the router, in milliseconds; past it the route's default expert answers.
     pub deadline_ms: u64,
+    /// The first stage, which decides from tokens alone where it is sure.
+    pub cascade: CascadeConfig,
     /// Batching, threads, cache and the execution provider.
     pub encoder: EncoderConfig,
 }
@@ -46,6 +48,7 @@ impl Default for RouterConfig {
             bundle: "default".into(),
             onnxruntime: None,
             deadline_ms: 2_000,
+            cascade: CascadeConfig::default(),
             encoder: EncoderConfig::default(),
         }
     }
@@ -59,6 +62,9 @@ impl RouterConfig {
         }
         if self.deadline_ms == 0 {
             problems.push(Problem::at("deadline_ms", "must be above 0"));
+        }
+        if self.cascade.threshold.is_some_and(|threshold| !(0.0..=1.0).contains(&threshold)) {
+            problems.push(Problem::at("cascade.threshold", "must be a probability, from 0 to 1"));
         }
         problems
     }

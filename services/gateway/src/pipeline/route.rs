@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use admission::{Headroom, Key, Priority};
 use experts::Timeouts;
-use routing::{ExpertId, Plan};
+use routing::{ExpertId, Plan, Reads};
 use serde::Serialize;
 
 use super::decode::Decoded;
@@ -210,7 +210,7 @@ impl Pipeline {
         let started = std::time::Instant::now();
         let mut features = None;
         if route.policy.reads_features() && !request.text.is_empty() {
-            let (reading, read) = self.encode(&request.text).await;
+            let (reading, read) = self.encode(&request.text, Reads::Categories).await;
             trace.reading_took = started.elapsed();
             self.metrics.router_wait.observe(trace.reading_took.as_secs_f64());
             context.mark(trace, "encode", started);
@@ -250,19 +250,17 @@ impl Pipeline {
     }
 
     /// Asks the encoder, no longer than the router's deadline.
-    async fn encode(&self, text: &str) -> (Reading, Option<routing::Features>) {
+    async fn encode(&self, text: &str, reads: Reads) -> (Reading, Option<routing::Features>) {
         let failed = |reason: String| (Reading::Failed { reason }, None);
         let Some(encoder) = &self.encoder else { return failed("no router model is loaded".into()) };
-        match tokio::time::timeout(self.router_deadline, encoder.features(text)).await {
+        match tokio::time::timeout(self.router_deadline, encoder.features(text, reads)).await {
             Err(_) => {
                 failed(format!("the router gave no answer within {} ms", self.router_deadline.as_millis()))
             }
             Ok(Err(error)) => failed(error.to_string()),
             Ok(Ok(read)) => {
                 let reading = Reading::Read {
-                    stage: match read.stage {
-                        encoder::Stage::Encoder => "encoder",
-                    },
+                    stage: read.stage.name(),
                     cache: read.cache.name(),
                     tokens: read.features.tokens,
                     truncated_tokens: read.truncated_tokens,
