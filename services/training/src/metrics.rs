@@ -21,10 +21,15 @@ pub(crate) struct Answer {
 impl Answer {
     /// The answer that probabilities give; the lowest index wins a tie.
     pub(crate) fn of(label: usize, probabilities: &[f32]) -> Self {
-        let mut best = (usize::MAX, 0.0);
-        for (index, &p) in probabilities.iter().enumerate() {
-            if p > best.1 {
-                best = (index, p);
+        Self::best(label, probabilities)
+    }
+
+    /// The same of scores of any kind; the best score stands for the confidence.
+    pub(crate) fn best(label: usize, scores: &[f32]) -> Self {
+        let mut best = (usize::MAX, f32::NEG_INFINITY);
+        for (index, &score) in scores.iter().enumerate() {
+            if score > best.1 {
+                best = (index, score);
             }
         }
         Self { label, top: best.0, confidence: best.1 }

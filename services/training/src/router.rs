@@ -3,6 +3,7 @@
 mod examples;
 mod first;
 mod plan;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,8 +26,11 @@ use crate::onnx::{self, OnnxError};
 use crate::publish::{MODEL, PublishError, Staged};
 use crate::quantise::{Rounded, Storage};
 use examples::Source;
-use first::FirstStageReport;
 use plan::{Material, material, tables};
+use sources::Trial;
+
+pub use first::FirstStageReport;
+pub use sources::{LeaveOut, LeaveOutReport};
 
 /// What to train, from what, and where to put it.
 #[derive(Clone, Debug)]
@@ -68,6 +72,8 @@ pub struct TrainOptions {
     pub source_balance: f32,
     /// The same for categories.
     pub category_balance: f32,
+    /// Whether and how sources are left out, to say how good the head is on prompts of another origin.
+    pub leave_out: Option<LeaveOut>,
     /// Steps after which a fit ends at the latest.
     pub max_steps: usize,
     /// Whether the bundle gets a first stage.
@@ -106,6 +112,7 @@ impl TrainOptions {
             label_smoothing: 0.0,
             source_balance: 0.0,
             category_balance: 0.0,
+            leave_out: None,
             max_steps: 200,
             first_stage: true,
             first_stage_loss: 0.0005,
@@ -125,6 +132,13 @@ pub enum Progress {
         /// Prompts done.
         done: usize,
         /// Prompts in all.
+        total: usize,
+    },
+    /// Heads are fitted without some sources each.
+    LeavingOut {
+        /// Fits done.
+        done: usize,
+        /// Fits in all.
         total: usize,
     },
     /// The head, or after it the first stage, is fitted.
@@ -168,6 +182,8 @@ pub struct TrainReport {
     pub valid: ValidReport,
     /// The first stage, where there is one.
     pub first_stage: Option<FirstStageReport>,
+    /// Quality on sources that were left out, where that was asked for.
+    pub left_out_sources: Option<LeaveOutReport>,
     /// Quality on the test rows, if there were any.
     pub test: Option<RouterEval>,
 }
@@ -201,6 +217,9 @@ impl fmt::Display for TrainReport {
         )?;
         if let Some(first) = &self.first_stage {
             writeln!(f, "{first}")?;
+        }
+        if let Some(sources) = &self.left_out_sources {
+            writeln!(f, "{sources}")?;
         }
         match &self.test {
             Some(test) => write!(f, "\ntest\n{test}"),
@@ -292,13 +311,32 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     let weights = plan::weights(&material, options.source_balance, options.category_balance);
     let lessons = Lessons { weights: &weights, ..Lessons::new(&train, &material.train_labels) };
     let mut steps = 0;
-    let penalty = Penalty {
+    let mut penalty = Penalty {
         lexical: options.lexical_penalty,
         embedding: options.embedding_penalty,
         min_examples: options.min_rows,
         smoothing: options.label_smoothing,
         stretch: STRETCH_OF_UNIT_VECTORS,
     };
+    let left_out = match &options.leave_out {
+        Some(how) => {
+            let trial = Trial {
+                material: &material,
+                train: &train,
+                valid: &valid,
+                weights: &weights,
+                tables,
+                penalty,
+                max_steps: options.max_steps,
+            };
+            Some(trial.run(how, &mut progress)?)
+        }
+        None => None,
+    };
+    if let Some(report) = &left_out {
+        penalty.lexical = report.lexical_penalty;
+        penalty.embedding = report.embedding_penalty;
+    }
     let head = Head::fit(
         lessons,
         (&valid, &material.valid_labels),
@@ -332,8 +370,11 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     let probabilities = scaled(&rounded.head.logits(&golden), temperature);
     let mut manifest =
         manifest(options, &base, &material, Golden { probabilities, ..base.golden.clone() }, temperature);
-    manifest.provenance.insert("training".to_owned(), plan::provenance(options, &material, steps)?);
+    manifest.provenance.insert("training".to_owned(), plan::provenance(options, &material, penalty, steps)?);
     manifest.quality.insert("valid".to_owned(), json!(report));
+    if let Some(report) = &left_out {
+        manifest.quality.insert("left_out_sources".to_owned(), json!(report));
+    }
     manifest.files.insert(MODEL.to_owned(), staged.write(MODEL, &changed)?);
     let old_first = manifest.first_stage.take().map(|spec| spec.file);
     if let Some(old) = &old_first {
@@ -385,6 +426,7 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
         temperature,
         valid: report,
         first_stage: first.map(|first| first.report),
+        left_out_sources: left_out,
         test,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use training::router::{Progress, TrainError, TrainOptions, train};
+use training::router::{LeaveOut, Progress, TrainError, TrainOptions, train};
 
 use super::{Failure, clear_progress, ort_dylib_path, say, say_json, show_progress};
 use crate::app::{find_bundle, load_runtime};
@@ -72,6 +72,16 @@ pub(super) struct Args {
     /// Evens the categories out, likewise.
     #[arg(long, value_name = "X")]
     category_balance: Option<f32>,
+    /// Also fit without each source in its turn and say how good the head is on it. Sources are left out in so many
+    /// groups; without a number, one by one.
+    #[arg(long, value_name = "GROUPS", num_args = 0..=1, default_missing_value = "0")]
+    leave_one_source_out: Option<usize>,
+    /// Choose the penalties by the mean accuracy on left-out sources, from a small grid around those given.
+    #[arg(long, requires = "leave_one_source_out")]
+    select: bool,
+    /// A file that keeps the result of each fit without sources, so that an interrupted run goes on.
+    #[arg(long, value_name = "FILE", requires = "leave_one_source_out")]
+    checkpoint: Option<PathBuf>,
     /// Steps after which a fit ends at the latest.
     #[arg(long)]
     max_steps: Option<usize>,
@@ -125,6 +135,11 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.source_balance, args.source_balance);
     set(&mut options.category_balance, args.category_balance);
     set(&mut options.max_steps, args.max_steps);
+    options.leave_out = args.leave_one_source_out.map(|groups| LeaveOut {
+        groups,
+        select: args.select,
+        checkpoint: args.checkpoint,
+    });
     options.first_stage = !args.no_first_stage;
     set(&mut options.first_stage_loss, args.first_stage_loss);
     set(&mut options.distillation, args.distillation);
@@ -132,6 +147,9 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.encoder.sessions, args.sessions);
     let trained = train(&options, |progress| match progress {
         Progress::Embedding { done, total } => show_progress(&format!("embedding {done} of {total}")),
+        Progress::LeavingOut { done, total } => {
+            show_progress(&format!("leaving sources out: fit {} of {total}", done + 1));
+        }
         Progress::Fitting { what, step, objective, valid_loss } => {
             let valid = valid_loss.map(|v| format!(", validation loss {v:.4}")).unwrap_or_default();
             show_progress(&format!("fitting the {what}: step {step}, objective {objective:.4}{valid}"));

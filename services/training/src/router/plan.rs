@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{TrainError, TrainOptions, file_name};
 use crate::data::{self, Row};
 use crate::features::Tables;
+use crate::head::Penalty;
 use crate::onnx::OnnxError;
 use crate::publish::hex;
 use crate::quantise::{BIGRAM, UNIGRAM};
@@ -139,6 +140,7 @@ pub(super) fn weights(material: &Material, sources: f32, categories: f32) -> Vec
 pub(super) fn provenance(
     options: &TrainOptions,
     material: &Material,
+    penalty: Penalty,
     steps: usize,
 ) -> Result<Value, TrainError> {
     let file = |path: &Path| -> Result<Value, TrainError> {
@@ -159,8 +161,8 @@ pub(super) fn provenance(
         "allowed_licences": material.licences,
         "validation_rows": material.valid.len(),
         "settings": {
-            "lexical_penalty": plain(options.lexical_penalty),
-            "embedding_penalty": plain(options.embedding_penalty),
+            "lexical_penalty": plain(penalty.lexical),
+            "embedding_penalty": plain(penalty.embedding),
             "min_rows": options.min_rows,
             "label_smoothing": plain(options.label_smoothing),
             "source_balance": plain(options.source_balance),
