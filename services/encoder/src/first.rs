@@ -146,8 +146,8 @@ impl FirstStage {
     /// Calibrated probabilities of a window, `[C]`. Ids beyond the vocabulary count nothing.
     pub fn probabilities(&self, ids: &[u32]) -> Arc<[f32]> {
         let mut logits = vec![0.0; self.bias.len()];
-        self.unigram.add_sum(ids.iter().map(|&id| id as usize), &mut logits);
-        self.bigram.add_sum(self.lexicon.pairs(ids), &mut logits);
+        self.unigram.add_sum(&ids.iter().map(|&id| id as usize), &mut logits);
+        self.bigram.add_sum(&self.lexicon.pairs(ids), &mut logits);
         let share = occurrence(ids.len());
         for (logit, bias) in logits.iter_mut().zip(&self.bias) {
             *logit = *logit * share + bias;
@@ -185,7 +185,7 @@ impl Table {
 
     /// Adds the scaled sum of rows. The inner loop has a fixed length and no branch: the compiler makes a few
     /// vector instructions of it.
-    fn add_sum(&self, rows: impl Iterator<Item = usize> + Clone, to: &mut [f32]) {
+    fn add_sum(&self, rows: &(impl Iterator<Item = usize> + Clone), to: &mut [f32]) {
         for (at, (to, scale)) in to.chunks_mut(LANES).zip(self.scale.chunks(LANES)).enumerate() {
             let mut sum = [0_i32; LANES];
             for row in rows.clone() {

@@ -51,7 +51,7 @@ proptest! {
 }
 
 fn small() -> FirstStageWeights {
-    let table = |rows| RoundedTable { values: vec![10, -10].repeat(rows), scale: vec![0.1; 2] };
+    let table = |rows| RoundedTable { values: [10, -10].repeat(rows), scale: vec![0.1; 2] };
     FirstStageWeights { unigram: table(3), bigram: table(2), bias: vec![0.0; 2] }
 }
 

@@ -135,11 +135,9 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.source_balance, args.source_balance);
     set(&mut options.category_balance, args.category_balance);
     set(&mut options.max_steps, args.max_steps);
-    options.leave_out = args.leave_one_source_out.map(|groups| LeaveOut {
-        groups,
-        select: args.select,
-        checkpoint: args.checkpoint,
-    });
+    let checkpoint = args.checkpoint;
+    options.leave_out =
+        args.leave_one_source_out.map(|groups| LeaveOut { groups, select: args.select, checkpoint });
     options.first_stage = !args.no_first_stage;
     set(&mut options.first_stage_loss, args.first_stage_loss);
     set(&mut options.distillation, args.distillation);
