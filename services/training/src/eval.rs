@@ -141,24 +141,21 @@ pub(crate) fn evaluate_rows(
     }
     let timed: Vec<&str> =
         sample(rows.len(), options.seed, options.timed_rows).map(|row| texts[row]).collect();
-    let stages = match (encoder.first_stage(), encoder.threshold()) {
-        (Some(first), Some(threshold)) => {
-            let firsts = windows.iter().map(|window| first.probabilities(&window.ids));
-            let staged = firsts.zip(&answers).map(|(probabilities, &second)| Staged {
-                first: Answer::of(second.label, &probabilities),
-                second,
-            });
-            let costs = Costs {
-                first: cost::measure(encoder, &timed, Decider::First)?,
-                encoder: cost::measure(encoder, &timed, Decider::Encoder)?,
-                cascade: cost::measure(encoder, &timed, Decider::Cascade)?,
-            };
-            Stages::of_both(&staged.collect::<Vec<_>>(), threshold, costs)
-        }
-        _ => {
-            let cost = cost::measure(encoder, &timed, Decider::Encoder)?;
-            Stages::of_encoder(&answers, Costs { encoder: cost, ..Costs::default() })
-        }
+    let stages = if let (Some(first), Some(threshold)) = (encoder.first_stage(), encoder.threshold()) {
+        let firsts = windows.iter().map(|window| first.probabilities(&window.ids));
+        let staged = firsts.zip(&answers).map(|(probabilities, &second)| Staged {
+            first: Answer::of(second.label, &probabilities),
+            second,
+        });
+        let costs = Costs {
+            first: cost::measure(encoder, &timed, Decider::First)?,
+            encoder: cost::measure(encoder, &timed, Decider::Encoder)?,
+            cascade: cost::measure(encoder, &timed, Decider::Cascade)?,
+        };
+        Stages::of_both(&staged.collect::<Vec<_>>(), threshold, costs)
+    } else {
+        let cost = cost::measure(encoder, &timed, Decider::Encoder)?;
+        Stages::of_encoder(&answers, Costs { encoder: cost, ..Costs::default() })
     };
 
     let small: Vec<f64> =

@@ -137,10 +137,10 @@ pub(crate) fn threshold(answers: &[Staged], loss: f64) -> f32 {
     let mut order: Vec<&Staged> = answers.iter().collect();
     order.sort_by(|a, b| b.first.confidence.total_cmp(&a.first.confidence));
     let allowed = loss * answers.len() as f64;
-    let (mut lost, mut best) = (0_i64, None);
+    let (mut worse, mut best) = (0_i64, None);
     for group in order.chunk_by(|a, b| a.first.confidence.to_bits() == b.first.confidence.to_bits()) {
-        lost += group.iter().map(|a| i64::from(a.second.right()) - i64::from(a.first.right())).sum::<i64>();
-        if lost as f64 <= allowed {
+        worse += group.iter().map(|a| i64::from(a.second.right()) - i64::from(a.first.right())).sum::<i64>();
+        if worse as f64 <= allowed {
             best = group.first().map(|a| a.first.confidence);
         }
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use encoder::{FirstStage, FirstStageSpec, FirstStageWeights};
 use serde::Serialize;
 
-use super::{Progress, TrainOptions, scaled};
+use super::report::scaled;
+use super::{Progress, TrainOptions};
 use crate::features::Example;
 use crate::first::{FittedFirst, StaticTokens, opinions, threshold};
 use crate::head::{Head, Lessons, Penalty};
@@ -93,12 +94,7 @@ pub(super) fn fit(
         (heads.full.categories, heads.full.tables),
         (penalty, options.max_steps),
         |step| {
-            progress(Progress::Fitting {
-                what: "first stage",
-                step: step.iteration,
-                objective: step.objective,
-                valid_loss: step.valid_loss,
-            });
+            progress(Progress::fitting("first stage", step));
             ControlFlow::Continue(())
         },
     );

@@ -56,11 +56,8 @@ impl fmt::Display for LeaveOutReport {
             write!(f, " ({} stay in: a category has no other)", self.kept.len())?;
         }
         for (lexical, embedding, mean) in &self.tried {
-            let mark = if *lexical == self.lexical_penalty && *embedding == self.embedding_penalty {
-                "*"
-            } else {
-                " "
-            };
+            let chosen = [self.lexical_penalty, self.embedding_penalty].map(f32::to_bits);
+            let mark = if [*lexical, *embedding].map(f32::to_bits) == chosen { "*" } else { " " };
             write!(
                 f,
                 "\n   {mark} penalties {lexical:.1e} lexical, {embedding:.1e} embedding: {:.2} %",
@@ -209,8 +206,8 @@ fn groups(material: &Material, wanted: usize) -> (Vec<BTreeSet<String>>, Vec<Str
         smallest.sort_by_key(|&at| groups[at].0);
         let fits = |at: &usize| {
             categories[source].iter().all(|label| {
-                let stays = |s: &&Option<&str>| s.is_none_or(|s| s != source && !groups[*at].1.contains(s));
-                sources[label].iter().any(|s| stays(&s))
+                let stays = |s: Option<&str>| s.is_none_or(|s| s != source && !groups[*at].1.contains(s));
+                sources[label].iter().any(|s| stays(*s))
             })
         };
         match smallest.into_iter().find(fits) {
