@@ -146,7 +146,7 @@ fn sources_that_are_left_out_are_measured_and_go_into_the_manifest() {
     let with_sources: String = rows(40)
         .lines()
         .enumerate()
-        .map(|(at, line)| line.replacen('{', &format!(r#"{{"source":"s{}","#, at % 4), 1) + "\n")
+        .map(|(at, line)| line.replacen('{', &format!(r#"{{"source":"s{}","#, at / 12 % 4), 1) + "\n")
         .collect();
     fs::write(&options.train, with_sources).unwrap();
     options.leave_out = Some(LeaveOut { groups: 2, ..LeaveOut::default() });
