@@ -72,16 +72,8 @@ pub(super) struct Args {
     /// Evens the categories out, likewise.
     #[arg(long, value_name = "X")]
     category_balance: Option<f32>,
-    /// Also fit without each source in its turn and say how good the head is on it. Sources are left out in so many
-    /// groups; without a number, one by one.
-    #[arg(long, value_name = "GROUPS", num_args = 0..=1, default_missing_value = "0")]
-    leave_one_source_out: Option<usize>,
-    /// Choose the penalties by the mean accuracy on left-out sources, from a small grid around those given.
-    #[arg(long, requires = "leave_one_source_out")]
-    select: bool,
-    /// A file that keeps the result of each fit without sources, so that an interrupted run goes on.
-    #[arg(long, value_name = "FILE", requires = "leave_one_source_out")]
-    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    sources: Sources,
     /// Steps after which a fit ends at the latest.
     #[arg(long)]
     max_steps: Option<usize>,
@@ -106,6 +98,21 @@ pub(super) struct Args {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `train router` about sources that are left out.
+#[derive(Debug, clap::Args)]
+struct Sources {
+    /// Also fit without each source in its turn and say how good the head is on it. Sources are left out in so many
+    /// groups; without a number, one by one.
+    #[arg(long, value_name = "GROUPS", num_args = 0..=1, default_missing_value = "0")]
+    leave_one_source_out: Option<usize>,
+    /// Choose the penalties by the mean accuracy on left-out sources, from a small grid around those given.
+    #[arg(long, requires = "leave_one_source_out")]
+    select: bool,
+    /// A file that keeps the result of each fit without sources, so that an interrupted run goes on.
+    #[arg(long, value_name = "FILE", requires = "leave_one_source_out")]
+    checkpoint: Option<PathBuf>,
 }
 
 /// Overwrites a setting where the command line gives one.
@@ -135,9 +142,8 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.source_balance, args.source_balance);
     set(&mut options.category_balance, args.category_balance);
     set(&mut options.max_steps, args.max_steps);
-    let checkpoint = args.checkpoint;
-    options.leave_out =
-        args.leave_one_source_out.map(|groups| LeaveOut { groups, select: args.select, checkpoint });
+    let Sources { leave_one_source_out, select, checkpoint } = args.sources;
+    options.leave_out = leave_one_source_out.map(|groups| LeaveOut { groups, select, checkpoint });
     options.first_stage = !args.no_first_stage;
     set(&mut options.first_stage_loss, args.first_stage_loss);
     set(&mut options.distillation, args.distillation);
