@@ -67,6 +67,16 @@ def logits_by_hand(head, ids, embedding):
     return score / head["head.temperature"]
 
 
+def first_stage_by_hand(first, ids):
+    """The first stage's probabilities for one prompt, in float64."""
+    ids = np.array(ids, np.int64)
+    pairs = (ids[:-1] * graph.HASH_LEFT + ids[1:] * graph.HASH_RIGHT) % len(first["bigram"])
+    sums = {name: first[name][at].astype(np.int64).sum(0) * first[f"{name}.scale"].astype(np.float64) for name, at in (("unigram", ids), ("bigram", pairs))}
+    logits = (sums["unigram"] + sums["bigram"]) / np.sqrt(len(ids) + len(pairs)) + first["bias"]
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
 def float32_reference(wheel):
     with tempfile.NamedTemporaryFile(suffix=".whl") as file:
         file.write(export.wheel_bytes(wheel))
@@ -131,6 +141,12 @@ def main():
     for ids, (embedding, logits, _) in zip(prompts, alone):
         worst = max(worst, float(np.abs(logits_by_hand(head, ids, embedding[0]) - logits[0]).max()))
     report("head", worst < 1e-3, f"logits of {len(prompts)} prompts are off by at most {worst:.1e} from NumPy's")
+
+    spec = manifest.get("first_stage")
+    if spec is not None:
+        found = first_stage_by_hand(load(files[spec["file"]]), window(tokenizer, manifest["golden"]["text"], limit))
+        worst = float(np.abs(found - np.array(spec["golden_probabilities"])).max())
+        report("first stage", worst < 1e-5, f"the golden text's probabilities are off by at most {worst:.1e} from NumPy's")
 
     worst, moved = 0.0, 0
     for start in range(0, len(prompts), 16):

@@ -121,7 +121,7 @@ async fn pilots_decide_as_soon_as_they_are_set_and_the_write_tells_what_changes(
 
     let narrow = json!({"encoder": "all-minilm-l6-v2", "vectors": [[1.0, 2.0]]}).to_string();
     let refused = bed.admin("PUT", "pilots/general", &narrow).await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["param"]), (422, &json!("vectors[0]")));
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (422, &json!("vectors[0]")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,7 +178,7 @@ async fn a_late_router_lets_the_default_expert_answer_and_says_so() {
         [llm("coder", &mock.url(), "skills: {coding: 1.0}"), llm("spare", &mock.url(), "")].concat();
     // A forward pass over the whole window takes tens of milliseconds on a processor.
     let config = format!(
-        "router: {{bundle: '{}', deadline_ms: 1}}\nexperts:\n{experts}routes:\n  - {{id: auto, policy: {{kind: coe}}, default: spare}}\n  - {{id: strict, policy: {{kind: coe}}}}\n",
+        "router: {{bundle: '{}', deadline_ms: 1, cascade: {{enabled: false}}}}\nexperts:\n{experts}routes:\n  - {{id: auto, policy: {{kind: coe}}, default: spare}}\n  - {{id: strict, policy: {{kind: coe}}}}\n",
         repository().join("router-models/default").display()
     );
     let gateway = Gateway::start(&config).unwrap();
@@ -195,4 +195,40 @@ async fn a_late_router_lets_the_default_expert_answer_and_says_so() {
     assert_eq!(refused.header("retry-after"), "1");
     let metrics = client.get(&format!("{}/metrics", gateway.admin)).await.unwrap().text();
     assert!(metrics.contains("guildhall_router_failures_total 2"), "{metrics}");
+}
+
+/// Without ONNX Runtime the first stage routes alone, everywhere visibly; there are no embeddings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_stage_routes_without_the_encoder() {
+    let mock = mock().await;
+    let experts = [
+        llm("coder", &mock.url(), "skills: {coding: 1.0}"),
+        llm("linguist", &mock.url(), "skills: {translation: 1.0}"),
+    ];
+    let config = format!(
+        "router: {{bundle: '{}', encoder: {{provider: none}}}}\nexperts:\n{}routes:\n  - {{id: auto, policy: {{kind: coe}}, default: coder}}\n",
+        repository().join("router-models/default").display(),
+        experts.concat()
+    );
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    let debug = [("x-guildhall-debug", "true"), ("content-type", "application/json")];
+    for (prompt, expert) in [
+        ("Write a Python function that reverses a linked list.", "coder"),
+        ("Translate this sentence into German: the weather is fine today.", "linguist"),
+    ] {
+        let body = ask("auto", prompt).to_string();
+        let answer = client.send("POST", &gateway.v1("chat/completions"), &debug, body).await.unwrap();
+        assert_eq!(answer.header("x-guildhall-expert"), expert, "{:?}", answer.headers);
+        assert!(answer.header("x-guildhall-router").starts_with("first;"), "{:?}", answer.headers);
+    }
+    let health = client.get(&format!("{}/health", gateway.admin)).await.unwrap().json();
+    assert_eq!(health["router"]["first_stage"], "alone", "{health}");
+    assert_eq!(health["router"]["execution_provider"], "none", "{health}");
+    let metrics = client.get(&format!("{}/metrics", gateway.admin)).await.unwrap().text();
+    assert!(metrics.contains("guildhall_encoder_first_stage_alone 1"), "{metrics}");
+    assert!(metrics.contains(r#"guildhall_encoder_decisions_total{stage="first"} 2"#), "{metrics}");
+    let models = client.get(&gateway.v1("models")).await.unwrap().json();
+    let owners: Vec<&Value> = models["data"].as_array().unwrap().iter().map(|m| &m["owned_by"]).collect();
+    assert!(!owners.contains(&&json!("guildhall-encoder")), "{models}");
 }

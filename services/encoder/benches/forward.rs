@@ -1,4 +1,4 @@
-//! What reading a prompt costs: the forward pass alone, tokenising alone, and a hit in the cache.
+//! What reading a prompt costs: the forward pass alone, tokenising alone, the first stage, and a hit in the cache.
 //!
 //!     make deps && cargo bench -p encoder
 //!
@@ -84,12 +84,25 @@ fn tokenise_bytes(bencher: Bencher<'_, '_>, bytes: usize) {
     encoder.shutdown();
 }
 
+/// A whole decision of the first stage: 128 tokens are some 530 bytes.
+#[divan::bench(args = [50, 170, 530, 2_000, 8_000])]
+fn first_stage_bytes(bencher: Bencher<'_, '_>, bytes: usize) {
+    let Some(encoder) = encoder(1) else { return };
+    let Some(first) = encoder.first_stage() else { return };
+    let text: String = TEXT.chars().cycle().take(bytes).collect();
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        let window = encoder.tokenize_window(black_box(&text));
+        window.map(|window| first.probabilities(&window.ids))
+    });
+    encoder.shutdown();
+}
+
 #[divan::bench(args = [170, 8_000, 4_000_000])]
 fn cache_hit_bytes(bencher: Bencher<'_, '_>, bytes: usize) {
     let Some(encoder) = encoder(1) else { return };
     let Ok(tokio) = tokio::runtime::Builder::new_current_thread().build() else { return };
     let text: String = TEXT.chars().cycle().take(bytes).collect();
-    drop(tokio.block_on(encoder.features(&text, Reads::Categories)));
-    bencher.bench_local(|| tokio.block_on(encoder.features(black_box(&text), Reads::Categories)));
+    drop(tokio.block_on(encoder.features(&text, Reads::Embedding)));
+    bencher.bench_local(|| tokio.block_on(encoder.features(black_box(&text), Reads::Embedding)));
     encoder.shutdown();
 }

@@ -39,6 +39,9 @@ impl Encoder {
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<Features>, EncodeError> {
         let inner = self.inner();
+        if self.is_first_stage_alone() {
+            return Err(EncodeError::NoEncoder);
+        }
         // Longest first: the last batches, when sessions run dry one after the other, are the short ones.
         let mut order: Vec<usize> = (0..windows.len()).collect();
         order.sort_by_key(|&index| windows.get(index).map(|window| std::cmp::Reverse(window.ids.len())));

@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
-use crate::window::Windows;
+use crate::config::CascadeConfig;
+use crate::first::FirstStage;
+use crate::window::{Excerpt, Windows};
 
-pub use manifest::{Calibration, Category, EncoderSpec, FORMAT, FileEntry, Golden, Manifest, Pooling};
+pub use manifest::{
+    Calibration, Category, EncoderSpec, FORMAT, FileEntry, FirstStageSpec, Golden, Manifest, Pooling,
+};
 
 /// The manifest's file.
 pub const MANIFEST: &str = "bundle.yaml";
@@ -29,6 +33,15 @@ pub struct Bundle {
     pub dir: PathBuf,
     pub(crate) model: Vec<u8>,
     pub(crate) windows: Windows,
+    pub(crate) cascade: Option<Cascade>,
+}
+
+/// A first stage and when it is believed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Cascade {
+    pub first: FirstStage,
+    /// Probability of the best category from which on it decides.
+    pub threshold: f32,
 }
 
 /// Why a bundle cannot be used.
@@ -90,6 +103,14 @@ pub enum BundleError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The first stage cannot be used.
+    #[error("{}: {problem}; restore the file from where the bundle came from, train the bundle again, or take first_stage out of its manifest", path.display())]
+    FirstStage {
+        /// The first stage's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl Bundle {
@@ -102,11 +123,14 @@ impl Bundle {
         let manifest = Manifest::read(dir)?;
         let mut model = Vec::new();
         let mut tokenizer = Vec::new();
+        let mut first = Vec::new();
+        let first_file = manifest.first_stage.as_ref().map(|spec| spec.file.clone());
         for (name, entry) in &manifest.files {
             let content = read_checked(&dir.join(name), entry)?;
             match name.as_str() {
                 MODEL => model = content,
                 TOKENIZER => tokenizer = content,
+                name if first_file.as_deref() == Some(name) => first = content,
                 _ => {}
             }
         }
@@ -114,8 +138,61 @@ impl Bundle {
             Tokenizer::from_bytes(&tokenizer).map_err(|error| error.to_string()).and_then(Windows::new);
         let windows =
             windows.map_err(|problem| BundleError::Tokenizer { path: dir.join(TOKENIZER), problem })?;
-        Ok(Self { manifest, dir: dir.to_owned(), model, windows })
+        let cascade = match &manifest.first_stage {
+            None => None,
+            Some(spec) => Some(
+                cascade(&manifest, spec, &first, &windows)
+                    .map_err(|problem| BundleError::FirstStage { path: dir.join(&spec.file), problem })?,
+            ),
+        };
+        Ok(Self { manifest, dir: dir.to_owned(), model, windows, cascade })
     }
+
+    /// Whether the bundle has a first stage that may be used.
+    pub fn has_first_stage(&self) -> bool {
+        self.cascade.is_some()
+    }
+
+    /// Applies the operator's settings of the cascade: another threshold, or no first stage.
+    #[must_use]
+    pub fn with_cascade(mut self, config: &CascadeConfig) -> Self {
+        if !config.enabled {
+            self.cascade = None;
+        }
+        if let (Some(cascade), Some(threshold)) = (&mut self.cascade, config.threshold) {
+            cascade.threshold = threshold;
+        }
+        self
+    }
+}
+
+/// The first stage of a manifest, once its golden input has come out again.
+///
+/// # Errors
+/// What is wrong with it.
+fn cascade(
+    manifest: &Manifest,
+    spec: &FirstStageSpec,
+    file: &[u8],
+    windows: &Windows,
+) -> Result<Cascade, String> {
+    let first = FirstStage::parse(file, manifest.categories.len())?;
+    let largest = windows.largest_id() as usize;
+    if largest >= first.vocabulary() {
+        let rows = first.vocabulary();
+        return Err(format!("has rows for {rows} tokens, {TOKENIZER} can yield token id {largest}"));
+    }
+    let window = windows.routing(&Excerpt::of(&manifest.golden.text), manifest.encoder.max_tokens)?;
+    for (index, (found, expected)) in
+        first.probabilities(&window.ids).iter().zip(&spec.golden_probabilities).enumerate()
+    {
+        if crate::start::off(*found, *expected) {
+            return Err(format!(
+                "the golden input does not reproduce: probability {index} is {found}, the manifest says {expected}"
+            ));
+        }
+    }
+    Ok(Cascade { first, threshold: spec.threshold })
 }
 
 impl Manifest {

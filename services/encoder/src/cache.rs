@@ -58,8 +58,8 @@ impl DecisionCache {
         Self(Cache::with_weighter(entries, bytes, Weight { least }))
     }
 
-    /// Keeps a decision that says more than the one that was there.
-    pub(crate) fn enrich(&self, key: &str, decision: Decision) {
+    /// Keeps a decision in place of another one on the same text.
+    pub(crate) fn replace(&self, key: &str, decision: Decision) {
         self.0.insert(key.to_owned(), decision);
     }
 

@@ -32,6 +32,25 @@ pub struct EncoderConfig {
     pub cache_bytes: u64,
 }
 
+/// Settings of the cascade: a bundle's first stage decides from tokens alone where it is sure, the encoder else.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CascadeConfig {
+    /// Whether the first stage is used, where the bundle has one.
+    pub enabled: bool,
+    /// Probability of the best category from which on the first stage decides, 0 to 1; without it the bundle's,
+    /// which was chosen so that accuracy stays what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    pub threshold: Option<f32>,
+}
+
+impl Default for CascadeConfig {
+    fn default() -> Self {
+        Self { enabled: true, threshold: None }
+    }
+}
+
 /// What computes the forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -45,6 +64,8 @@ pub enum Provider {
     Cuda,
     /// An NVIDIA GPU by TensorRT, or an error.
     Tensorrt,
+    /// Nothing: the bundle's first stage alone serves, without ONNX Runtime. There are no embeddings then.
+    None,
 }
 
 impl Default for EncoderConfig {
@@ -72,6 +93,7 @@ impl Provider {
             Self::Cpu => "cpu",
             Self::Cuda => "cuda",
             Self::Tensorrt => "tensorrt",
+            Self::None => "none",
         }
     }
 }

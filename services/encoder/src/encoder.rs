@@ -6,9 +6,10 @@ use routing::{Features, Reads};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::bundle::{Bundle, Manifest};
+use crate::bundle::{Bundle, Cascade, Manifest};
 use crate::cache::{DecisionCache, Found};
-use crate::config::EncoderConfig;
+use crate::config::{EncoderConfig, Provider};
+use crate::first::FirstStage;
 use crate::metrics::EncoderMetrics;
 use crate::model::Heads;
 use crate::queue::{Answer, Item, Queue, Row};
@@ -26,11 +27,13 @@ pub struct Encoder(Arc<Inner>);
 pub(crate) struct Inner {
     pub manifest: Manifest,
     pub windows: Windows,
+    pub cascade: Option<Cascade>,
     pub queue: Arc<Queue>,
     pub permits: Arc<Semaphore>,
     pub cache: DecisionCache,
     pub metrics: EncoderMetrics,
-    pub provider: &'static str,
+    /// `None` where the first stage serves alone.
+    pub provider: Option<&'static str>,
     /// Whether the graph has token states.
     pub has_states: bool,
     pub max_batch: usize,
@@ -57,11 +60,23 @@ pub struct Encoded {
 }
 
 /// What gave an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// The bundle's first stage: from tokens alone, without an embedding.
+    First,
     /// The bundle's graph.
     Encoder,
+}
+
+impl Stage {
+    /// The name, as in records, headers and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Encoder => "encoder",
+        }
+    }
 }
 
 /// How the decision cache took part in an answer.
@@ -104,6 +119,11 @@ pub enum EncodeError {
         "the encoder's queue is full; retry later, or raise router.encoder.queue_limit or router.encoder.sessions"
     )]
     Overloaded,
+    /// Embeddings were asked of an encoder that has a first stage alone.
+    #[error(
+        "there is no encoder, only the bundle's first stage, which gives no embedding; install ONNX Runtime and set router.encoder.provider to `auto`"
+    )]
+    NoEncoder,
     /// The encoder was shut down.
     #[error("the encoder has been shut down")]
     Closed,
@@ -122,6 +142,7 @@ pub enum EncodeError {
 #[derive(Clone, Debug)]
 pub(crate) struct Decision {
     pub features: Features,
+    pub stage: Stage,
     pub truncated_tokens: u32,
     pub estimated: bool,
     pub queue: Duration,
@@ -129,8 +150,25 @@ pub(crate) struct Decision {
 }
 
 impl Decision {
+    fn of_first(text: &Tokenized, probabilities: Arc<[f32]>) -> Self {
+        Self {
+            features: Features {
+                probabilities,
+                tokens: text.tokens,
+                truncated: text.truncated_tokens > 0,
+                ..Features::default()
+            },
+            stage: Stage::First,
+            truncated_tokens: text.truncated_tokens,
+            estimated: text.estimated,
+            queue: Duration::ZERO,
+            forward: Duration::ZERO,
+        }
+    }
+
     fn new(text: &Tokenized, row: &Row) -> Self {
         Self {
+            stage: Stage::Encoder,
             features: Features {
                 embedding: row.embedding.clone(),
                 probabilities: row.probabilities.clone(),
@@ -148,7 +186,7 @@ impl Decision {
     fn answer(self, cache: CacheOutcome) -> Encoded {
         let spent = |time| if cache == CacheOutcome::Hit { Duration::ZERO } else { time };
         Encoded {
-            stage: Stage::Encoder,
+            stage: self.stage,
             cache,
             truncated_tokens: self.truncated_tokens,
             estimated: self.estimated,
@@ -185,8 +223,22 @@ impl Encoder {
         start::start(bundle, config, runtime, metrics).map(|inner| Self(Arc::new(inner)))
     }
 
-    /// Reads one prompt as far as is asked: the cache's answer, or a forward pass over the routing window.
-    /// Identical prompts at the same time share one pass. Dropping the future gives up the place in the queue.
+    /// An encoder without a graph: the bundle's first stage decides alone, however sure it is. Needs no ONNX
+    /// Runtime; what wants an embedding fails. `metrics` as for [`Encoder::start_counting`].
+    ///
+    /// # Errors
+    /// [`EncoderError::NoFirstStage`] when the bundle has none or it is turned off.
+    pub fn first_stage_alone(
+        bundle: Bundle,
+        config: &EncoderConfig,
+        metrics: EncoderMetrics,
+    ) -> Result<Self, EncoderError> {
+        start::first_stage_alone(bundle, config, metrics).map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// Reads one prompt as far as is asked: the cache's answer; where categories are all that is wanted, the first
+    /// stage's if it is sure; or a forward pass over the routing window. Identical prompts at the same time share
+    /// one reading. Dropping the future gives up the place in the queue.
     ///
     /// [`Features::state`] comes with [`Reads::Embedding`] alone, and is empty when the graph has no token states.
     ///
@@ -195,35 +247,44 @@ impl Encoder {
     pub async fn features(&self, text: &str, reads: Reads) -> Result<Encoded, EncodeError> {
         let inner = &*self.0;
         let excerpt = Excerpt::of(text);
-        let heads = if reads == Reads::Embedding && inner.has_states { Heads::States } else { Heads::All };
         let key = excerpt.key();
         let (decision, outcome) = match inner.cache.find(&key).await {
-            Found::Hit(decision) | Found::Joined(decision)
-                if heads == Heads::States && decision.features.state.is_empty() =>
-            {
+            Found::Hit(decision) if inner.suffices(&decision, reads) => (decision, CacheOutcome::Hit),
+            Found::Joined(decision) if inner.suffices(&decision, reads) => (decision, CacheOutcome::Joined),
+            Found::Hit(_) | Found::Joined(_) => {
                 // It was read for a policy that looks at less.
-                let decision = self.decide(&excerpt, heads).await?;
-                inner.cache.enrich(&key, decision.clone());
+                let decision = self.decide(&excerpt, reads).await?;
+                inner.cache.replace(&key, decision.clone());
                 (decision, CacheOutcome::Miss)
             }
-            Found::Hit(decision) => (decision, CacheOutcome::Hit),
-            Found::Joined(decision) => (decision, CacheOutcome::Joined),
             Found::Lead(lead) => {
-                let decision = self.decide(&excerpt, heads).await?;
+                let decision = self.decide(&excerpt, reads).await?;
                 // Refused when it weighs more than the cache holds; those who wait get it all the same.
                 let _ = lead.insert(decision.clone());
                 (decision, CacheOutcome::Miss)
             }
         };
-        inner.metrics.count_cache(outcome);
+        inner.metrics.count(outcome, decision.stage);
         Ok(decision.answer(outcome))
     }
 
-    async fn decide(&self, excerpt: &Excerpt<'_>, heads: Heads) -> Result<Decision, EncodeError> {
-        let permit = self.try_permit()?;
+    async fn decide(&self, excerpt: &Excerpt<'_>, reads: Reads) -> Result<Decision, EncodeError> {
+        let inner = &*self.0;
+        let cascade = inner.cascade.as_ref().filter(|_| reads < Reads::Embedding);
+        // Without a first stage to try, a full queue refuses before anything is done.
+        let early = if cascade.is_none() { Some(self.try_permit()?) } else { None };
         let text = self.tokenise(excerpt).await?;
-        self.0.observe(&text);
-        let row = self.0.submit(text.ids.clone(), heads, permit);
+        inner.observe(&text);
+        if let Some(cascade) = cascade {
+            let probabilities = cascade.first.probabilities(&text.ids);
+            let sure = probabilities.iter().any(|p| *p >= cascade.threshold);
+            if sure || inner.provider.is_none() {
+                return Ok(Decision::of_first(&text, probabilities));
+            }
+        }
+        let permit = early.map_or_else(|| self.try_permit(), Ok)?;
+        let heads = if reads == Reads::Embedding && inner.has_states { Heads::States } else { Heads::All };
+        let row = inner.submit(text.ids.clone(), heads, permit);
         let row = row.await.map_err(|_| EncodeError::Closed)??;
         Ok(Decision::new(&text, &row))
     }
@@ -282,6 +343,9 @@ impl Encoder {
     }
 
     fn try_permit(&self) -> Result<OwnedSemaphorePermit, EncodeError> {
+        if self.0.provider.is_none() {
+            return Err(EncodeError::NoEncoder);
+        }
         Arc::clone(&self.0.permits).try_acquire_owned().map_err(|error| match error {
             tokio::sync::TryAcquireError::Closed => EncodeError::Closed,
             tokio::sync::TryAcquireError::NoPermits => {
@@ -299,6 +363,12 @@ impl Encoder {
         self.0.window(&Excerpt::of(text))
     }
 
+    /// A window of these tokens between special ones, whatever the tokenizer would have made of a text.
+    pub fn window_of(&self, ids: &[u32]) -> Tokenized {
+        let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        Tokenized { ids: self.0.windows.enclose(ids, &[]), tokens, truncated_tokens: 0, estimated: false }
+    }
+
     /// The manifest of the bundle that is served.
     pub fn bundle(&self) -> &Manifest {
         &self.0.manifest
@@ -309,9 +379,24 @@ impl Encoder {
         &self.0.metrics
     }
 
-    /// What computes the forward passes: `cpu`, `cuda` or `tensorrt`.
+    /// What computes the forward passes: `cpu`, `cuda` or `tensorrt`; `none` where the first stage serves alone.
     pub fn execution_provider(&self) -> &str {
-        self.0.provider
+        self.0.provider.unwrap_or(Provider::None.name())
+    }
+
+    /// Whether the first stage serves alone, for want of a forward pass.
+    pub fn is_first_stage_alone(&self) -> bool {
+        self.0.provider.is_none()
+    }
+
+    /// The first stage, if there is one.
+    pub fn first_stage(&self) -> Option<&FirstStage> {
+        self.0.cascade.as_ref().map(|cascade| &cascade.first)
+    }
+
+    /// Probability of the best category from which on the first stage decides; `None` without a first stage.
+    pub fn threshold(&self) -> Option<f32> {
+        self.0.cascade.as_ref().map(|cascade| cascade.threshold)
     }
 
     /// Takes no more texts, finishes what is queued and waits for the sessions' threads to end. Blocks.
@@ -332,6 +417,13 @@ impl Encoder {
 }
 
 impl Inner {
+    /// Whether a decision holds all that a caller wants.
+    fn suffices(&self, decision: &Decision, reads: Reads) -> bool {
+        let whole =
+            decision.stage == Stage::Encoder && (!self.has_states || !decision.features.state.is_empty());
+        whole || reads < Reads::Embedding
+    }
+
     pub(crate) fn window(&self, excerpt: &Excerpt<'_>) -> Result<Tokenized, EncodeError> {
         self.windows.routing(excerpt, self.manifest.encoder.max_tokens).map_err(EncodeError::Tokenizer)
     }

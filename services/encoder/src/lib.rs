@@ -1,8 +1,9 @@
-//! Text to features: one ONNX pass over a prompt yields its embedding and its category probabilities.
+//! Text to features: one ONNX pass over a prompt yields its embedding and its category probabilities. Where only
+//! the categories are wanted and a bundle's first stage is sure of them, they come without that pass.
 //!
 //! ```text
-//! text -> excerpt -> cache, single flight -> permit -> tokenise -> queue -> batch -> session -> features
-//!         window.rs  cache.rs                          window.rs  queue.rs  batch.rs session.rs
+//! text -> excerpt -> cache, single flight -> tokenise -> first stage -> queue -> batch -> session -> features
+//!         window.rs  cache.rs                window.rs   first.rs       queue.rs  batch.rs session.rs
 //! ```
 //!
 //! [`Bundle::open`] checks a router bundle, [`Runtime::load`] loads the ONNX Runtime library that
@@ -15,6 +16,8 @@ mod bundle;
 mod cache;
 mod config;
 mod encoder;
+mod first;
+mod lexical;
 mod metrics;
 mod model;
 mod queue;
@@ -25,12 +28,14 @@ mod state;
 mod window;
 
 pub use bundle::{
-    Bundle, BundleError, Calibration, Category, EncoderSpec, FORMAT, FileEntry, Golden, MANIFEST, Manifest,
-    Pooling,
+    Bundle, BundleError, Calibration, Category, EncoderSpec, FORMAT, FileEntry, FirstStageSpec, Golden,
+    MANIFEST, Manifest, Pooling,
 };
-pub use config::{EncoderConfig, Provider};
+pub use config::{CascadeConfig, EncoderConfig, Provider};
 pub use encoder::{CacheOutcome, Embedding, EncodeError, Encoded, Encoder, Stage};
-pub use metrics::{CacheLabels, EncoderMetrics};
+pub use first::{FirstStage, FirstStageWeights};
+pub use lexical::{Lexicon, RoundedTable, occurrence};
+pub use metrics::{CacheLabels, EncoderMetrics, StageLabels};
 pub use runtime::{Places, Runtime, RuntimeError, locate};
 pub use start::EncoderError;
 pub use window::Tokenized;

@@ -1,10 +1,11 @@
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::encoder::CacheOutcome;
+use crate::encoder::{CacheOutcome, Stage};
 
 /// What the encoder counts and times.
 #[derive(Clone, Debug)]
@@ -23,6 +24,17 @@ pub struct EncoderMetrics {
     pub cache: Family<CacheLabels, Counter>,
     /// Prompts refused because the queue was full.
     pub refusals: Counter,
+    /// Decisions by who read the prompt, those of the cache included.
+    pub decisions: Family<StageLabels, Counter>,
+    /// 1 while the first stage serves alone, for want of an encoder.
+    pub first_stage_alone: Gauge,
+}
+
+/// Label of [`EncoderMetrics::decisions`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StageLabels {
+    /// Who read the prompt.
+    pub stage: Stage,
 }
 
 /// Label of [`EncoderMetrics::cache`].
@@ -44,6 +56,8 @@ impl Default for EncoderMetrics {
             truncations: Counter::default(),
             cache: Family::default(),
             refusals: Counter::default(),
+            decisions: Family::default(),
+            first_stage_alone: Gauge::default(),
         }
     }
 }
@@ -75,14 +89,30 @@ impl EncoderMetrics {
             "Prompts refused because the encoder's queue was full",
             self.refusals.clone(),
         );
+        own.register("decisions", "Decisions by who read the prompt", self.decisions.clone());
+        own.register(
+            "first_stage_alone",
+            "1 while the first stage serves alone, for want of an encoder",
+            self.first_stage_alone.clone(),
+        );
     }
 
-    pub(crate) fn count_cache(&self, outcome: CacheOutcome) {
+    pub(crate) fn count(&self, outcome: CacheOutcome, stage: Stage) {
         self.cache.get_or_create(&CacheLabels { outcome }).inc();
+        self.decisions.get_or_create(&StageLabels { stage }).inc();
     }
 }
 
 impl EncodeLabelValue for CacheOutcome {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        self.name().encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Stage {
     fn encode(
         &self,
         encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::batch::Limits;
-use crate::bundle::{Bundle, MODEL, Manifest, TOKENIZER};
+use crate::bundle::{Bundle, Cascade, MODEL, Manifest, TOKENIZER};
 use crate::cache::DecisionCache;
 use crate::config::{EncoderConfig, Provider};
 use crate::encoder::Inner;
@@ -63,6 +63,12 @@ pub enum EncoderError {
         /// What came out.
         problem: String,
     },
+    /// The first stage was to serve alone, and there is none.
+    #[error("{}: the bundle has no first stage, or router.cascade.enabled is false, so that without an encoder nothing can read prompts; install ONNX Runtime and set router.encoder.provider to `auto`, or train the bundle again by `guildhall train router`", path.display())]
+    NoFirstStage {
+        /// The bundle.
+        path: PathBuf,
+    },
     /// The system gave no thread.
     #[error("no thread for the encoder: {0}")]
     Thread(std::io::Error),
@@ -74,7 +80,10 @@ pub(crate) fn start(
     runtime: &Runtime,
     metrics: EncoderMetrics,
 ) -> Result<Inner, EncoderError> {
-    let Bundle { manifest, dir, model: graph, windows } = bundle;
+    if config.provider == Provider::None {
+        return first_stage_alone(bundle, config, metrics);
+    }
+    let Bundle { manifest, dir, model: graph, windows, cascade } = bundle;
     for (field, value) in [("intra_op_threads", config.intra_op_threads), ("queue_limit", config.queue_limit)]
     {
         if value == 0 {
@@ -90,7 +99,7 @@ pub(crate) fn start(
         Provider::Cpu => source.models(Engine::Cpu, config)?,
         Provider::Cuda => source.models(Engine::Cuda, config)?,
         Provider::Tensorrt => source.models(Engine::Tensorrt, config)?,
-        Provider::Auto => match source.models(Engine::Cuda, config) {
+        Provider::Auto | Provider::None => match source.models(Engine::Cuda, config) {
             Ok(ready) => ready,
             Err(EncoderError::Provider { problem, .. }) => {
                 tracing::warn!(reason = %problem, "the encoder runs on the CPU");
@@ -99,18 +108,42 @@ pub(crate) fn start(
             Err(other) => return Err(other),
         },
     };
-    launch(manifest, windows, models, engine.name(), &sized, metrics)
+    let parts = Parts { manifest, windows, cascade, models, provider: Some(engine.name()) };
+    launch(parts, &sized, metrics)
+}
+
+/// The first stage without sessions.
+pub(crate) fn first_stage_alone(
+    bundle: Bundle,
+    config: &EncoderConfig,
+    metrics: EncoderMetrics,
+) -> Result<Inner, EncoderError> {
+    let Bundle { manifest, dir, windows, cascade, .. } = bundle;
+    if cascade.is_none() {
+        return Err(EncoderError::NoFirstStage { path: dir });
+    }
+    let parts = Parts { manifest, windows, cascade, models: Vec::new(), provider: None };
+    launch(parts, config, metrics)
+}
+
+/// What a running encoder is made of.
+pub(crate) struct Parts {
+    pub manifest: Manifest,
+    pub windows: Windows,
+    pub cascade: Option<Cascade>,
+    pub models: Vec<Box<dyn Model>>,
+    /// What runs the models; `None` without any.
+    pub provider: Option<&'static str>,
 }
 
 /// The threads around models that are ready. `config` has no zeros left that stand for a default.
 pub(crate) fn launch(
-    manifest: Manifest,
-    windows: Windows,
-    models: Vec<Box<dyn Model>>,
-    provider: &'static str,
+    parts: Parts,
     config: &EncoderConfig,
     metrics: EncoderMetrics,
 ) -> Result<Inner, EncoderError> {
+    let Parts { manifest, windows, cascade, models, provider } = parts;
+    metrics.first_stage_alone.set(i64::from(provider.is_none()));
     let limits = Limits {
         rows: config.max_batch,
         tokens: config.max_batch_tokens,
@@ -119,6 +152,7 @@ pub(crate) fn launch(
     let inner = Inner {
         manifest,
         windows,
+        cascade,
         queue: Arc::new(Queue::new(limits, models.len())),
         permits: Arc::new(Semaphore::new(config.queue_limit)),
         has_states: models.iter().all(|model| model.has_states()),
@@ -254,6 +288,6 @@ impl Source<'_> {
 }
 
 /// NaN is off, too.
-fn off(found: f32, expected: f32) -> bool {
+pub(crate) fn off(found: f32, expected: f32) -> bool {
     (found - expected).abs() > TOLERANCE || found.is_nan() || expected.is_nan()
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use encoder::{Bundle, Encoder, Runtime};
+use encoder::{Encoder, Runtime};
 use experts::{Client, Registry};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use stores::{Change, EmbeddedStore, Kind, Write};
@@ -222,16 +222,14 @@ pub fn wants_router(config: &Config) -> bool {
     }
 }
 
-/// Finds the ONNX Runtime library and the bundle, and starts the encoder.
+/// Finds the ONNX Runtime library and the bundle, and starts the encoder. Where nobody named a library and none
+/// is found, the bundle's first stage serves alone, if it has one.
 ///
 /// # Errors
 /// [`StartError::Router`].
 pub fn start_encoder(config: &RouterConfig, ort_dylib_path: Option<&Path>) -> Result<Encoder, StartError> {
-    let router = |e: &dyn std::fmt::Display| StartError::Router(e.to_string());
-    let directory = find_bundle(&config.bundle)?;
-    let bundle = Bundle::open(&directory).map_err(|e| router(&e))?;
-    let runtime = load_runtime(config.onnxruntime.as_deref(), ort_dylib_path)?;
-    Encoder::start(bundle, &config.encoder, &runtime).map_err(|e| router(&e))
+    let starter = Starter::new(config.clone(), ort_dylib_path.map(Path::to_owned));
+    starter.encoder(&find_bundle(&config.bundle)?).map_err(StartError::Router)
 }
 
 /// Finds and loads the ONNX Runtime library.

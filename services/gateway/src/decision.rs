@@ -91,7 +91,7 @@ pub enum Reading {
         /// The id of the bundle that read it.
         #[schema(value_type = String)]
         bundle: Arc<str>,
-        /// `encoder`: the neural encoder decided.
+        /// Who decided: `first`, the bundle's first stage, from tokens alone; `encoder`, the neural encoder.
         stage: &'static str,
         /// `hit`: decided before and remembered; `joined`: another request was asking the same; `miss`.
         cache: &'static str,

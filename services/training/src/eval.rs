@@ -2,8 +2,11 @@
 
 pub mod routing;
 
+mod cost;
+mod report;
+mod stages;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use ::routing::Features;
@@ -12,21 +15,28 @@ use fastrand::Rng;
 use serde::Serialize;
 
 use crate::data::{self, DataError, Row};
-use crate::metrics::{self, Answer, CategoryEval};
+use crate::metrics::{self, Answer, CategoryEval, Confusion, SourceEval, Staged};
 use crate::perturb::Noise;
+use cost::Decider;
+use stages::Costs;
+
+pub use cost::Cost;
+pub use stages::{CascadeEval, Point, StageEval, Stages};
 
 /// How to measure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvalOptions {
     /// Seed of the choice of rows to perturb and of the perturbations.
     pub seed: u64,
-    /// Rows that robustness is measured on, each three times; 0 leaves it unmeasured.
+    /// Rows that robustness is measured on, once for each kind of change; 0 leaves it unmeasured.
     pub perturbed_rows: usize,
+    /// Rows that are decided one after the other to measure what a decision costs; 0 leaves it unmeasured.
+    pub timed_rows: usize,
 }
 
 impl Default for EvalOptions {
     fn default() -> Self {
-        Self { seed: 1, perturbed_rows: 1000 }
+        Self { seed: 1, perturbed_rows: 1000, timed_rows: 300 }
     }
 }
 
@@ -48,9 +58,15 @@ pub struct RouterEval {
     pub robustness: Option<f64>,
     /// Each category by name.
     pub per_category: BTreeMap<String, CategoryEval>,
-    /// Robustness by kind of perturbation, for people.
-    #[serde(skip)]
-    pub by_perturbation: BTreeMap<&'static str, f64>,
+    /// Share of prompts that keep their category by kind of change: those of `robustness`, and `templates`, words
+    /// of courtesy around the prompt.
+    pub robustness_by_kind: BTreeMap<&'static str, f64>,
+    /// Each source by name, where rows name theirs.
+    pub per_source: BTreeMap<String, SourceEval>,
+    /// Which categories are taken for which, most rows first.
+    pub confusions: Vec<Confusion>,
+    /// Each stage alone, and the cascade.
+    pub stages: Stages,
     /// Rows that were perturbed.
     #[serde(skip)]
     pub perturbed_rows: usize,
@@ -101,26 +117,51 @@ pub(crate) fn evaluate_rows(
     let names: Vec<&str> = encoder.bundle().categories.iter().map(|c| c.name.as_str()).collect();
     let labels = labels(rows, &names)?;
     let texts: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
-    let chosen = sample(rows.len(), options);
+    let chosen: Vec<usize> = sample(rows.len(), options.seed, options.perturbed_rows).collect();
     let total = rows.len() + chosen.len() * Noise::ALL.len();
 
-    let plain = encoder.features_batch(&texts, |done| progress(done, total))?;
-    let answers: Vec<Answer> =
-        plain.iter().zip(labels).map(|(features, label)| answer(features, label)).collect();
+    let windows = texts.iter().map(|text| encoder.tokenize_window(text)).collect::<Result<Vec<_>, _>>()?;
+    let plain = encoder.features_of_windows(&windows, |done| progress(done, total))?;
+    let answers: Vec<Answer> = plain
+        .iter()
+        .zip(&labels)
+        .map(|(features, &label)| Answer::of(label, &features.probabilities))
+        .collect();
 
-    let mut by_perturbation = BTreeMap::new();
+    let mut robustness_by_kind = BTreeMap::new();
     let mut done = rows.len();
     for noise in Noise::ALL {
         let mut rng = Rng::with_seed(options.seed ^ noise as u64);
         let changed: Vec<String> = chosen.iter().map(|&row| noise.apply(texts[row], &mut rng)).collect();
         let features = encoder.features_batch(&changed, |part| progress(done + part, total))?;
         done += changed.len();
-        let same = chosen.iter().zip(&features).filter(|(row, f)| top(f).0 == answers[**row].top).count();
+        let top = |f: &Features| f.top().map_or(usize::MAX, |(index, _)| index);
+        let same = chosen.iter().zip(&features).filter(|(row, f)| top(f) == answers[**row].top).count();
         if !chosen.is_empty() {
-            by_perturbation.insert(noise.name(), same as f64 / chosen.len() as f64);
+            robustness_by_kind.insert(noise.name(), same as f64 / chosen.len() as f64);
         }
     }
+    let timed: Vec<&str> =
+        sample(rows.len(), options.seed, options.timed_rows).map(|row| texts[row]).collect();
+    let stages = if let (Some(first), Some(threshold)) = (encoder.first_stage(), encoder.threshold()) {
+        let firsts = windows.iter().map(|window| first.probabilities(&window.ids));
+        let staged = firsts.zip(&answers).map(|(probabilities, &second)| Staged {
+            first: Answer::of(second.label, &probabilities),
+            second,
+        });
+        let costs = Costs {
+            first: cost::measure(encoder, &timed, Decider::First)?,
+            encoder: cost::measure(encoder, &timed, Decider::Encoder)?,
+            cascade: cost::measure(encoder, &timed, Decider::Cascade)?,
+        };
+        Stages::of_both(&staged.collect::<Vec<_>>(), threshold, costs)
+    } else {
+        let cost = cost::measure(encoder, &timed, Decider::Encoder)?;
+        Stages::of_encoder(&answers, Costs { encoder: cost, ..Costs::default() })
+    };
 
+    let small: Vec<f64> =
+        Noise::SMALL.iter().filter_map(|n| robustness_by_kind.get(n.name()).copied()).collect();
     let per_category = metrics::per_category(&answers, &names);
     Ok(RouterEval {
         rows: rows.len(),
@@ -130,10 +171,12 @@ pub(crate) fn evaluate_rows(
         selective: [("0.8", 0.8), ("0.5", 0.5)]
             .map(|(name, q)| (name, metrics::selective(&answers, q)))
             .into(),
-        robustness: (!by_perturbation.is_empty())
-            .then(|| by_perturbation.values().sum::<f64>() / by_perturbation.len() as f64),
+        robustness: (!small.is_empty()).then(|| small.iter().sum::<f64>() / small.len() as f64),
+        robustness_by_kind,
         per_category,
-        by_perturbation,
+        per_source: metrics::per_source(&answers, rows.iter().map(|row| row.source.as_deref())),
+        confusions: metrics::confusions(&answers, &names),
+        stages,
         perturbed_rows: chosen.len(),
     })
 }
@@ -151,51 +194,13 @@ fn labels(rows: &[Row], names: &[&str]) -> Result<Vec<usize>, EvalError> {
     rows.iter().enumerate().map(label).collect()
 }
 
-/// Rows to perturb, ascending.
-fn sample(rows: usize, options: &EvalOptions) -> Vec<usize> {
+/// So many rows chosen by chance, ascending.
+fn sample(rows: usize, seed: u64, size: usize) -> impl Iterator<Item = usize> {
     let mut order: Vec<usize> = (0..rows).collect();
-    Rng::with_seed(options.seed).shuffle(&mut order);
-    order.truncate(options.perturbed_rows);
+    Rng::with_seed(seed).shuffle(&mut order);
+    order.truncate(size);
     order.sort_unstable();
-    order
-}
-
-fn top(features: &Features) -> (usize, f32) {
-    features.top().unwrap_or((usize::MAX, 0.0))
-}
-
-fn answer(features: &Features, label: usize) -> Answer {
-    let (top, confidence) = top(features);
-    Answer { label, top, confidence }
-}
-
-impl fmt::Display for RouterEval {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-        let maybe = |share: Option<f64>| share.map_or("-".to_owned(), percent);
-        writeln!(f, "{:<28} {:>8}", "rows", self.rows)?;
-        writeln!(f, "{:<28} {:>8}", "accuracy", percent(self.accuracy))?;
-        writeln!(f, "{:<28} {:>8.3}", "macro F1", self.macro_f1)?;
-        writeln!(f, "{:<28} {:>8.3}", "calibration error", self.ece)?;
-        for (share, accuracy) in self.selective.iter().rev() {
-            writeln!(f, "{:<28} {:>8}", format!("accuracy, surest {share}"), percent(*accuracy))?;
-        }
-        if let Some(robustness) = self.robustness {
-            let label = format!("robustness ({} rows)", self.perturbed_rows);
-            let kinds: Vec<String> = self
-                .by_perturbation
-                .iter()
-                .map(|(name, share)| format!("{name} {}", percent(*share)))
-                .collect();
-            writeln!(f, "{label:<28} {:>8}  ({})", percent(robustness), kinds.join(", "))?;
-        }
-        writeln!(f, "\n{:<28} {:>8} {:>8} {:>10}", "category", "rows", "recall", "precision")?;
-        for (name, category) in &self.per_category {
-            let (recall, precision) = (maybe(category.recall), maybe(category.precision));
-            writeln!(f, "{name:<28} {:>8} {recall:>8} {precision:>10}", category.rows)?;
-        }
-        Ok(())
-    }
+    order.into_iter()
 }
 
 #[cfg(test)]
@@ -218,10 +223,10 @@ mod tests {
 
     #[test]
     fn the_sample_depends_on_the_seed_alone() {
-        let options = |seed| EvalOptions { seed, perturbed_rows: 5 };
-        assert_eq!(sample(100, &options(3)), sample(100, &options(3)));
-        assert_ne!(sample(100, &options(3)), sample(100, &options(4)));
-        assert_eq!(sample(3, &options(3)), [0, 1, 2]);
+        let rows = |all, seed| sample(all, seed, 5).collect::<Vec<_>>();
+        assert_eq!(rows(100, 3), rows(100, 3));
+        assert_ne!(rows(100, 3), rows(100, 4));
+        assert_eq!(rows(3, 3), [0, 1, 2]);
     }
 
     #[test]
@@ -235,15 +240,24 @@ mod tests {
             robustness: Some(0.9),
             per_category: [("a".to_owned(), CategoryEval { rows: 2, recall: Some(0.5), precision: None })]
                 .into(),
-            by_perturbation: [("typos", 0.9)].into(),
+            robustness_by_kind: [("typos", 0.9)].into(),
+            per_source: [("books".to_owned(), SourceEval { rows: 2, accuracy: 0.5 })].into(),
+            confusions: vec![Confusion { category: "a".to_owned(), taken_for: "b".to_owned(), rows: 1 }],
+            stages: Stages::of_encoder(&[], Costs::default()),
             perturbed_rows: 2,
         };
         let wanted = serde_json::json!({
             "rows": 2, "accuracy": 0.5, "macro_f1": 0.4, "ece": 0.1,
             "selective": {"0.8": 0.5, "0.5": 1.0}, "robustness": 0.9,
             "per_category": {"a": {"rows": 2, "recall": 0.5, "precision": null}},
+            "robustness_by_kind": {"typos": 0.9},
+            "per_source": {"books": {"rows": 2, "accuracy": 0.5}},
+            "confusions": [{"category": "a", "taken_for": "b", "rows": 1}],
+            "stages": {"first": null, "encoder": {"accuracy": 0.0, "ece": 0.0, "cost": null}, "cascade": null},
         });
         assert_eq!(serde_json::to_value(&eval).unwrap(), wanted);
+        let page = eval.markdown();
+        assert!(page.contains("| a | b | 1 |") && page.contains("| books | 2 | 50.0 % |"), "{page}");
         let table = eval.to_string();
         assert!(table.contains("typos 90.0 %") && table.contains("accuracy"), "{table}");
     }

@@ -5,10 +5,6 @@ use std::ops::ControlFlow;
 use crate::features::{Example, Sparse, Tables, document_frequency, occurrence};
 use crate::lbfgs;
 
-/// The embedding's unit vector is stretched so that its components weigh about what lexical features do;
-/// without it the search would need many more steps. Undone when the weights are taken out.
-const STRETCH: f32 = 4.0;
-
 /// Weights of a head, in the layout of the graph's tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Head {
@@ -35,6 +31,30 @@ pub(crate) struct Penalty {
     pub min_examples: u32,
     /// Share of the target that goes to all categories evenly.
     pub smoothing: f32,
+    /// Factor of the dense inputs while they are fitted, so that they weigh about what lexical features do;
+    /// without it the search would need many more steps. Undone when the weights are taken out.
+    pub stretch: f32,
+}
+
+/// A unit vector's components are small beside lexical features.
+pub(crate) const STRETCH_OF_UNIT_VECTORS: f32 = 4.0;
+
+/// Examples with their labels, and what they are worth.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lessons<'a> {
+    pub examples: &'a [Example],
+    pub labels: &'a [usize],
+    /// Weight of each example, 1 on average; all the same where it is empty.
+    pub weights: &'a [f32],
+    /// What another classifier thinks of each example, `[C]`, and its share of the target.
+    pub teacher: Option<(&'a [Vec<f32>], f32)>,
+}
+
+impl<'a> Lessons<'a> {
+    /// Examples that are worth the same, without a teacher.
+    pub(crate) fn new(examples: &'a [Example], labels: &'a [usize]) -> Self {
+        Self { examples, labels, ..Self::default() }
+    }
 }
 
 /// Progress of a fit.
@@ -71,7 +91,7 @@ impl Head {
     /// Fits a head to labelled examples. The weights are those of the step with the lowest loss on the
     /// validation rows; without such rows, those of the last step. `observe` may end the fit.
     pub(crate) fn fit(
-        train: (&[Example], &[usize]),
+        train: Lessons<'_>,
         valid: (&[Example], &[usize]),
         (categories, tables): (usize, Tables),
         penalty: Penalty,
@@ -145,7 +165,7 @@ fn accumulate(to: &mut [f32], weights: &[f32], times: f32) {
 
 /// The function that a fit minimises, over columns for the lexical rows in use.
 struct Problem<'a> {
-    train: (&'a [Example], &'a [usize]),
+    train: Lessons<'a>,
     lexical: Sparse,
     /// Lexical row of every column.
     rows: Vec<usize>,
@@ -156,8 +176,8 @@ struct Problem<'a> {
 }
 
 impl<'a> Problem<'a> {
-    fn new(train: (&'a [Example], &'a [usize]), categories: usize, tables: Tables, penalty: Penalty) -> Self {
-        let windows = || train.0.iter().map(|example| example.ids.as_slice());
+    fn new(train: Lessons<'a>, categories: usize, tables: Tables, penalty: Penalty) -> Self {
+        let windows = || train.examples.iter().map(|example| example.ids.as_slice());
         let frequency = document_frequency(windows(), tables);
         let mut columns = vec![u32::MAX; tables.rows()];
         let mut rows = Vec::new();
@@ -169,7 +189,7 @@ impl<'a> Problem<'a> {
         }
         let place = |row: usize| columns.get(row).copied().filter(|&column| column != u32::MAX);
         let lexical = Sparse::new(windows(), tables, place);
-        let dimensions = train.0.first().map_or(0, |example| example.embedding.len());
+        let dimensions = train.examples.first().map_or(0, |example| example.embedding.len());
         Self { train, lexical, rows, categories, dimensions, tables, penalty }
     }
 
@@ -186,39 +206,50 @@ impl<'a> Problem<'a> {
         let (lexical_gradient, rest) = gradient.split_at_mut(self.rows.len() * c);
         let (embedding_gradient, bias_gradient) = rest.split_at_mut(self.dimensions * c);
 
-        let (examples, labels) = self.train;
+        let Lessons { examples, labels, weights, .. } = self.train;
         let share = 1.0 / examples.len().max(1) as f32;
-        let even = self.penalty.smoothing / c as f32;
         let mut loss = 0.0;
         let mut scores = vec![0.0; c];
+        let mut target = vec![0.0; c];
         for (index, (example, &label)) in examples.iter().zip(labels).enumerate() {
             scores.copy_from_slice(bias);
             for (column, value) in self.lexical.row(index) {
                 accumulate(&mut scores, &lexical[column * c..][..c], value);
             }
             for (weights, &x) in embedding.chunks_exact(c).zip(example.embedding.iter()) {
-                accumulate(&mut scores, weights, x * STRETCH);
+                accumulate(&mut scores, weights, x * self.penalty.stretch);
             }
-            let likely = negative_log_likelihood(&scores, label);
-            let mean_score = f64::from(scores.iter().sum::<f32>()) / c as f64;
-            // Smoothing moves a share of the target from the label to the mean of all categories.
-            loss += likely + f64::from(self.penalty.smoothing) * (f64::from(scores[label]) - mean_score);
+            let weight = share * weights.get(index).copied().unwrap_or(1.0);
+            self.target(index, label, &mut target);
+            // The target sums to 1: this is minus the sum of target x log p.
+            let expected: f32 = target.iter().zip(&scores).map(|(t, z)| t * (z - scores[label])).sum();
+            let likely = negative_log_likelihood(&scores, label) - f64::from(expected);
+            loss += f64::from(weight) * likely;
             softmax(&mut scores);
-            for (category, p) in scores.iter_mut().enumerate() {
-                let target = even + if category == label { 1.0 - self.penalty.smoothing } else { 0.0 };
-                *p = (*p - target) * share;
+            for (p, t) in scores.iter_mut().zip(&target) {
+                *p = (*p - t) * weight;
             }
             for (column, value) in self.lexical.row(index) {
                 accumulate(&mut lexical_gradient[column * c..][..c], &scores, value);
             }
             for (weights, &x) in embedding_gradient.chunks_exact_mut(c).zip(example.embedding.iter()) {
-                accumulate(weights, &scores, x * STRETCH);
+                accumulate(weights, &scores, x * self.penalty.stretch);
             }
             accumulate(bias_gradient, &scores, 1.0);
         }
-        loss *= f64::from(share);
         loss += penalise(lexical, lexical_gradient, self.penalty.lexical);
         loss + penalise(embedding, embedding_gradient, self.penalty.embedding)
+    }
+
+    /// What an example's probabilities should be: label, evenness and teacher by their shares.
+    fn target(&self, index: usize, label: usize, target: &mut [f32]) {
+        target.fill(self.penalty.smoothing / self.categories as f32);
+        target[label] += 1.0 - self.penalty.smoothing;
+        if let Some((teacher, share)) = self.train.teacher {
+            for (t, p) in target.iter_mut().zip(&teacher[index]) {
+                *t += share * (p - *t);
+            }
+        }
     }
 
     /// The head that a point stands for.
@@ -234,7 +265,7 @@ impl<'a> Problem<'a> {
             categories: c,
             tables: self.tables,
             lexical,
-            embedding: embedding.iter().map(|w| w * STRETCH).collect(),
+            embedding: embedding.iter().map(|w| w * self.penalty.stretch).collect(),
             bias: bias.to_vec(),
         }
     }

@@ -421,7 +421,7 @@ fn assign<'a>(
 
 /// The space that a bundle's embeddings lie in.
 fn space(encoder: &Encoder) -> String {
-    encoder.bundle().model_id.clone()
+    encoder.bundle().space().to_owned()
 }
 
 fn highest(values: &[f64]) -> usize {

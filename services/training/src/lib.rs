@@ -24,6 +24,7 @@ mod clusters;
 pub mod data;
 pub mod eval;
 mod features;
+mod first;
 mod head;
 mod lbfgs;
 pub mod learn;
@@ -40,6 +41,6 @@ mod readings;
 pub mod router;
 mod scorer;
 
-pub use metrics::CategoryEval;
+pub use metrics::{CategoryEval, Confusion, SourceEval};
 pub use onnx::OnnxError;
 pub use readings::ReadingError;

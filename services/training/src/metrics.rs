@@ -19,8 +19,38 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn right(&self) -> bool {
+    /// The answer that probabilities give; the lowest index wins a tie.
+    pub(crate) fn of(label: usize, probabilities: &[f32]) -> Self {
+        Self::best(label, probabilities)
+    }
+
+    /// The same of scores of any kind; the best score stands for the confidence.
+    pub(crate) fn best(label: usize, scores: &[f32]) -> Self {
+        let mut best = (usize::MAX, f32::NEG_INFINITY);
+        for (index, &score) in scores.iter().enumerate() {
+            if score > best.1 {
+                best = (index, score);
+            }
+        }
+        Self { label, top: best.0, confidence: best.1 }
+    }
+
+    pub(crate) fn right(&self) -> bool {
         self.label == self.top
+    }
+}
+
+/// One row as both stages of a cascade answered it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Staged {
+    pub first: Answer,
+    pub second: Answer,
+}
+
+impl Staged {
+    /// The cascade's answer: the first stage's from this confidence on, else the second's.
+    pub(crate) fn at(&self, threshold: f32) -> Answer {
+        if self.first.confidence >= threshold { self.first } else { self.second }
     }
 }
 
@@ -51,6 +81,56 @@ pub(crate) fn per_category(answers: &[Answer], names: &[&str]) -> BTreeMap<Strin
         found.insert((*name).to_owned(), CategoryEval { rows, recall: of(rows), precision: of(given) });
     }
     found
+}
+
+/// How well the rows of one source are recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SourceEval {
+    /// Rows of it.
+    pub rows: usize,
+    /// Share of them that were recognised.
+    pub accuracy: f64,
+}
+
+/// A category that is taken for another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Confusion {
+    /// The label.
+    pub category: String,
+    /// What was found most probable.
+    pub taken_for: String,
+    /// Rows of which that holds.
+    pub rows: usize,
+}
+
+/// Accuracy by source; rows without one are left out.
+pub(crate) fn per_source<'a>(
+    answers: &[Answer],
+    sources: impl Iterator<Item = Option<&'a str>>,
+) -> BTreeMap<String, SourceEval> {
+    let mut groups: BTreeMap<&str, Vec<Answer>> = BTreeMap::new();
+    for (answer, source) in answers.iter().zip(sources) {
+        if let Some(source) = source {
+            groups.entry(source).or_default().push(*answer);
+        }
+    }
+    let eval = |group: &[Answer]| SourceEval { rows: group.len(), accuracy: accuracy(group) };
+    groups.iter().map(|(source, group)| ((*source).to_owned(), eval(group))).collect()
+}
+
+/// Which categories are taken for which others, most rows first.
+pub(crate) fn confusions(answers: &[Answer], names: &[&str]) -> Vec<Confusion> {
+    let mut pairs: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    for answer in answers.iter().filter(|answer| !answer.right()) {
+        *pairs.entry((answer.label, answer.top)).or_default() += 1;
+    }
+    let name = |index: usize| names.get(index).copied().unwrap_or("none").to_owned();
+    let mut confusions: Vec<Confusion> = pairs
+        .into_iter()
+        .map(|((label, top), rows)| Confusion { category: name(label), taken_for: name(top), rows })
+        .collect();
+    confusions.sort_by_key(|confusion| std::cmp::Reverse(confusion.rows));
+    confusions
 }
 
 /// Mean over the categories with rows of the harmonic mean of recall and precision.
@@ -121,6 +201,17 @@ mod tests {
         // The surest half is right, the surest 80 % are all four (rounded up).
         assert!(close(selective(&answers, 0.5), 1.0));
         assert!(close(selective(&answers, 0.8), 0.75));
+    }
+
+    #[test]
+    fn sources_and_confusions_are_counted() {
+        let answers = answers();
+        let sources = [Some("x"), Some("x"), None, Some("y")];
+        let found = per_source(&answers, sources.into_iter());
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["x"], SourceEval { rows: 2, accuracy: 0.5 });
+        let pairs = confusions(&answers, &["a", "b"]);
+        assert_eq!(pairs, [Confusion { category: "a".to_owned(), taken_for: "b".to_owned(), rows: 1 }]);
     }
 
     #[test]

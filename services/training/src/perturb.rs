@@ -11,16 +11,22 @@ pub(crate) enum Noise {
     Case,
     /// Blanks doubled, turned into line breaks, or put around the prompt.
     Whitespace,
+    /// Words of courtesy before the prompt or after it, or both.
+    Templates,
 }
 
 impl Noise {
-    pub(crate) const ALL: [Self; 3] = [Self::Typos, Self::Case, Self::Whitespace];
+    pub(crate) const ALL: [Self; 4] = [Self::Typos, Self::Case, Self::Whitespace, Self::Templates];
+
+    /// Those that leave the prompt's words as they are, or nearly so.
+    pub(crate) const SMALL: [Self; 3] = [Self::Typos, Self::Case, Self::Whitespace];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Typos => "typos",
             Self::Case => "case",
             Self::Whitespace => "whitespace",
+            Self::Templates => "templates",
         }
     }
 
@@ -30,6 +36,7 @@ impl Noise {
             Self::Typos => typos(text, rng),
             Self::Case => case(text, rng),
             Self::Whitespace => whitespace(text, rng),
+            Self::Templates => template(text, rng),
         }
     }
 }
@@ -86,6 +93,23 @@ fn case(text: &str, rng: &mut Rng) -> String {
     }
 }
 
+/// What people put around any request.
+const TEMPLATES: [(&str, &str); 8] = [
+    ("Hi! ", ""),
+    ("Please help me with the following.\n\n", ""),
+    ("I need your help with this: ", "\n\nThank you!"),
+    ("Hello, could you take care of this for me? ", ""),
+    ("", "\n\nPlease keep your answer short."),
+    ("", "\n\nTake your time and be careful."),
+    ("User: ", "\nAssistant:"),
+    ("### Request\n", "\n\n### Response\n"),
+];
+
+fn template(text: &str, rng: &mut Rng) -> String {
+    let (before, after) = rng.choice(TEMPLATES).unwrap_or(("", ""));
+    format!("{before}{text}{after}")
+}
+
 fn whitespace(text: &str, rng: &mut Rng) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     if rng.bool() {
@@ -123,6 +147,12 @@ mod tests {
         fn whitespace_changes_no_word(text in "[a-z ,.]{0,60}", seed in any::<u64>()) {
             let changed = Noise::Whitespace.apply(&text, &mut Rng::with_seed(seed));
             prop_assert!(text.split_whitespace().eq(changed.split_whitespace()));
+        }
+
+        #[test]
+        fn a_template_keeps_the_prompt_whole(text in ".{0,80}", seed in any::<u64>()) {
+            let changed = Noise::Templates.apply(&text, &mut Rng::with_seed(seed));
+            prop_assert!(changed.contains(&text) && changed.len() > text.len());
         }
 
         #[test]

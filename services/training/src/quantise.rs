@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use encoder::RoundedTable;
+
 use crate::head::Head;
 use crate::onnx::Tensor;
 
@@ -13,35 +15,6 @@ const UNIGRAM_SCALE: &str = "head.unigram.scale";
 const BIGRAM_SCALE: &str = "head.bigram.scale";
 const BIAS: &str = "head.bias";
 const TEMPERATURE: &str = "head.temperature";
-
-/// A table `[rows, C]` in int8 with one scale for each category.
-struct Table {
-    values: Vec<i8>,
-    scale: Vec<f32>,
-}
-
-impl Table {
-    fn new(weights: &[f32], categories: usize) -> Self {
-        let mut scale = vec![0.0_f32; categories];
-        for row in weights.chunks_exact(categories) {
-            for (peak, weight) in scale.iter_mut().zip(row) {
-                *peak = peak.max(weight.abs());
-            }
-        }
-        for peak in &mut scale {
-            *peak = if *peak > 0.0 { *peak / 127.0 } else { 1.0 };
-        }
-        let rows = weights.chunks_exact(categories);
-        let values =
-            rows.flat_map(|row| row.iter().zip(&scale).map(|(w, s)| (w / s).round() as i8)).collect();
-        Self { values, scale }
-    }
-
-    fn widen(&self) -> Vec<f32> {
-        let rows = self.values.chunks_exact(self.scale.len());
-        rows.flat_map(|row| row.iter().zip(&self.scale).map(|(&v, s)| f32::from(v) * s)).collect()
-    }
-}
 
 /// How a graph stores the lexical tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +36,7 @@ impl Storage {
 pub(crate) struct Rounded {
     /// The head that the stored tables stand for: what the graph computes.
     pub head: Head,
-    tables: Option<(Table, Table)>,
+    tables: Option<(RoundedTable, RoundedTable)>,
 }
 
 impl Rounded {
@@ -73,7 +46,7 @@ impl Rounded {
         }
         let c = head.categories;
         let (unigrams, bigrams) = head.lexical.split_at(head.tables.unigrams * c);
-        let (unigrams, bigrams) = (Table::new(unigrams, c), Table::new(bigrams, c));
+        let (unigrams, bigrams) = (RoundedTable::new(unigrams, c), RoundedTable::new(bigrams, c));
         let lexical = [unigrams.widen(), bigrams.widen()].concat();
         Self { head: Head { lexical, ..head }, tables: Some((unigrams, bigrams)) }
     }
@@ -132,13 +105,5 @@ mod tests {
         let plain = Rounded::new(head.clone(), Storage::Float);
         assert_eq!(plain.head, head);
         assert_eq!(plain.tensors(1.5).len(), 5);
-    }
-
-    #[test]
-    fn a_category_without_weights_stays_at_zero() {
-        let table = Table::new(&[0.0, 1.0, 0.0, -2.0], 2);
-        assert_eq!(table.values, [0, 64, 0, -127]);
-        let wide = table.widen();
-        assert!(wide[0].abs() < f32::EPSILON && (wide[3] + 2.0).abs() < 1e-6, "{wide:?}");
     }
 }

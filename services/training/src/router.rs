@@ -1,30 +1,30 @@
 //! `train router`: a category head for a bundle, from labelled prompts.
 
 mod examples;
+mod first;
+mod fit;
 mod plan;
+mod report;
+mod sources;
+mod write;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use encoder::{
-    Bundle, BundleError, Category, EncodeError, Encoder, EncoderConfig, EncoderError, Golden, Manifest,
-    Runtime,
-};
-use serde::Serialize;
-use serde_json::{Value, json};
+use encoder::{Bundle, BundleError, EncodeError, Encoder, EncoderConfig, EncoderError, Runtime};
 
-use crate::calibrate;
 use crate::data::DataError;
-use crate::eval::{self, EvalError, EvalOptions, RouterEval};
-use crate::head::{Head, Penalty, softmax};
-use crate::metrics::{self, Answer};
-use crate::onnx::{self, OnnxError};
-use crate::publish::{MODEL, PublishError, Staged};
-use crate::quantise::{Rounded, Storage};
+use crate::eval::{self, EvalError, EvalOptions};
+use crate::head::FitStep;
+use crate::onnx::OnnxError;
+use crate::publish::{PublishError, Staged};
 use examples::Source;
-use plan::{Material, material, tables};
+use fit::Inputs;
+use plan::material;
+use write::Graph;
+
+pub use first::FirstStageReport;
+pub use report::{TrainReport, ValidReport};
+pub use sources::{LeaveOut, LeaveOutReport};
 
 /// What to train, from what, and where to put it.
 #[derive(Clone, Debug)]
@@ -61,8 +61,22 @@ pub struct TrainOptions {
     pub min_rows: u32,
     /// Share of the target that goes to all categories evenly.
     pub label_smoothing: f32,
-    /// Steps after which the fit ends at the latest.
+    /// How far the weights of rows even their (category, source) pairs out: a row weighs n^-x, where n rows have
+    /// its pair. 0 leaves every row its weight, 1 gives every pair the same.
+    pub source_balance: f32,
+    /// The same for categories.
+    pub category_balance: f32,
+    /// Whether and how sources are left out, to say how good the head is on prompts of another origin.
+    pub leave_out: Option<LeaveOut>,
+    /// Steps after which a fit ends at the latest.
     pub max_steps: usize,
+    /// Whether the bundle gets a first stage.
+    pub first_stage: bool,
+    /// Accuracy on the validation rows that the cascade may lose against the encoder alone, as a share of the rows.
+    /// Prompts of other origin lose more than those: a tenth of what is bearable there is a good measure.
+    pub first_stage_loss: f64,
+    /// Share of the first stage's target that is what the full head thinks; the rest is the label.
+    pub distillation: f32,
     /// How the finished bundle is measured.
     pub eval: EvalOptions,
     /// How embeddings are computed.
@@ -90,7 +104,13 @@ impl TrainOptions {
             embedding_penalty: 3e-4,
             min_rows: 2,
             label_smoothing: 0.0,
+            source_balance: 0.0,
+            category_balance: 0.0,
+            leave_out: None,
             max_steps: 200,
+            first_stage: true,
+            first_stage_loss: 0.0005,
+            distillation: 0.0,
             eval: EvalOptions::default(),
             encoder: EncoderConfig::default(),
             runtime,
@@ -108,8 +128,17 @@ pub enum Progress {
         /// Prompts in all.
         total: usize,
     },
-    /// The head is fitted.
+    /// Heads are fitted without some sources each.
+    LeavingOut {
+        /// Fits done.
+        done: usize,
+        /// Fits in all.
+        total: usize,
+    },
+    /// The head, or after it the first stage, is fitted.
     Fitting {
+        /// What is fitted: `head` or `first stage`.
+        what: &'static str,
         /// Steps done.
         step: usize,
         /// What is minimised.
@@ -128,58 +157,10 @@ pub enum Progress {
     },
 }
 
-/// What came out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TrainReport {
-    /// The new bundle.
-    pub bundle: PathBuf,
-    /// Its categories, in the order of its logits.
-    pub categories: Vec<String>,
-    /// Rows that were trained on.
-    pub rows: usize,
-    /// Rows that were left out for their licence.
-    pub left_out: usize,
-    /// Steps of the fit.
-    pub steps: usize,
-    /// What the logits are divided by.
-    pub temperature: f32,
-    /// Quality on the validation rows, which took part in stopping and calibration.
-    pub valid: ValidReport,
-    /// Quality on the test rows, if there were any.
-    pub test: Option<RouterEval>,
-}
-
-/// Quality on the validation rows.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct ValidReport {
-    /// Rows.
-    pub rows: usize,
-    /// Share of rows whose most probable category is their label.
-    pub accuracy: f64,
-    /// Expected calibration error over 15 bins.
-    pub ece: f64,
-    /// Mean negative log likelihood.
-    pub loss: f64,
-}
-
-impl fmt::Display for TrainReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rows, left_out, steps, temperature, valid, .. } = self;
-        writeln!(f, "bundle       {}", self.bundle.display())?;
-        writeln!(f, "categories   {}", self.categories.join(", "))?;
-        writeln!(f, "rows         {rows} ({left_out} left out for their licence)")?;
-        writeln!(f, "fit          {steps} steps, temperature {temperature:.3}")?;
-        writeln!(
-            f,
-            "validation   {} rows, accuracy {:.1} %, calibration error {:.3}",
-            valid.rows,
-            100.0 * valid.accuracy,
-            valid.ece
-        )?;
-        match &self.test {
-            Some(test) => write!(f, "\ntest\n{test}"),
-            None => Ok(()),
-        }
+impl Progress {
+    fn fitting(what: &'static str, step: &FitStep) -> Self {
+        let FitStep { iteration, objective, valid_loss } = *step;
+        Self::Fitting { what, step: iteration, objective, valid_loss }
     }
 }
 
@@ -250,62 +231,21 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     let bundle = Bundle::open(&options.bundle)?;
     let base = bundle.manifest.clone();
     let material = material(options, &base)?;
-    let graph_path = options.bundle.join(MODEL);
-    let graph = std::fs::read(&graph_path)
-        .map_err(|error| TrainError::File { path: graph_path.clone(), problem: error.to_string() })?;
-    let in_graph = |source| TrainError::Graph { path: graph_path.clone(), source };
-    let initializers = onnx::initializers(&graph).map_err(in_graph)?;
-    let tables = tables(&initializers).map_err(in_graph)?;
+    let graph = Graph::open(&options.bundle)?;
+    let tables = graph.tables()?;
 
     let encoder = Encoder::start(bundle, &options.encoder, &options.runtime)?;
     let mut source = Source::open(&encoder, options.cache.as_deref(), tables)?;
     let (train, valid, golden) = source.examples(&material, &base.golden.text, &mut progress)?;
+    let vectors = if options.first_stage { Some(source.token_vectors(&mut progress)?) } else { None };
     encoder.shutdown();
 
-    let mut steps = 0;
-    let penalty = Penalty {
-        lexical: options.lexical_penalty,
-        embedding: options.embedding_penalty,
-        min_examples: options.min_rows,
-        smoothing: options.label_smoothing,
-    };
-    let head = Head::fit(
-        (&train, &material.train_labels),
-        (&valid, &material.valid_labels),
-        (material.categories.len(), tables),
-        penalty,
-        options.max_steps,
-        |step| {
-            steps = step.iteration;
-            progress(Progress::Fitting {
-                step: steps,
-                objective: step.objective,
-                valid_loss: step.valid_loss,
-            });
-            ControlFlow::Continue(())
-        },
-    );
-    let rounded = Rounded::new(head, Storage::of(&initializers));
-    let logits: Vec<Vec<f32>> = valid.iter().map(|example| rounded.head.logits(example)).collect();
-    let temperature = calibrate::temperature(&logits, &material.valid_labels);
-    let report = valid_report(&logits, &material.valid_labels, temperature);
+    let inputs =
+        Inputs { material: &material, train: &train, valid: &valid, vectors: vectors.as_deref(), tables };
+    let fitted = fit::fit(options, &inputs, graph.storage(), &mut progress)?;
 
     progress(Progress::Checking);
-    let changed = onnx::replace(&graph, &rounded.tensors(temperature)).map_err(in_graph)?;
-    let probabilities = scaled(&rounded.head.logits(&golden), temperature);
-    let mut manifest =
-        manifest(options, &base, &material, Golden { probabilities, ..base.golden.clone() }, temperature);
-    manifest.provenance.insert("training".to_owned(), plan::provenance(options, &material, steps)?);
-    manifest.quality.insert("valid".to_owned(), json!(report));
-    manifest.files.insert(MODEL.to_owned(), staged.write(MODEL, &changed)?);
-    for name in base.files.keys().filter(|name| *name != MODEL) {
-        let path = options.bundle.join(name);
-        let content = std::fs::read(&path)
-            .map_err(|error| TrainError::File { path: path.clone(), problem: error.to_string() })?;
-        staged.write(name, &content)?;
-    }
-    staged.write_manifest(&manifest)?;
-
+    let mut manifest = write::bundle(options, &base, &material, &graph, &fitted, &golden, &staged)?;
     // Opening and starting it checks hashes, shapes and the golden input: graph and trainer must agree.
     let encoder = Encoder::start(Bundle::open(staged.path())?, &options.encoder, &options.runtime)?;
     let test = match &material.test {
@@ -317,22 +257,20 @@ pub fn train(options: &TrainOptions, mut progress: impl FnMut(Progress)) -> Resu
     };
     encoder.shutdown();
     if let Some(test) = &test {
-        manifest.quality.insert("test".to_owned(), json!(test));
-        manifest.quality.insert("test_file".to_owned(), json!(options.test.as_deref().map(file_name)));
-        manifest
-            .quality
-            .insert("command".to_owned(), json!("guildhall eval router --bundle DIR --data FILE --json"));
+        write::measured(options, &mut manifest, test);
         staged.write_manifest(&manifest)?;
     }
     staged.publish()?;
     Ok(TrainReport {
         bundle: options.out.clone(),
-        categories: manifest.categories.iter().map(|c| c.name.clone()).collect(),
+        categories: material.categories.clone(),
         rows: material.train.len(),
         left_out: material.left_out.values().sum(),
-        steps,
-        temperature,
-        valid: report,
+        steps: fitted.steps,
+        temperature: fitted.temperature,
+        valid: fitted.report,
+        first_stage: fitted.first.map(|first| first.report),
+        left_out_sources: fitted.left_out,
         test,
     })
 }
@@ -345,72 +283,20 @@ fn check(options: &TrainOptions) -> Result<(), TrainError> {
         Some(("embedding_penalty", "must be a number that is not negative"))
     } else if !(0.0..1.0).contains(&options.label_smoothing) {
         Some(("label_smoothing", "must be at least 0 and below 1"))
+    } else if !(0.0..=1.0).contains(&options.distillation) {
+        Some(("distillation", "must be a share, from 0 to 1"))
+    } else if !(0.0..=1.0).contains(&options.first_stage_loss) {
+        Some(("first_stage_loss", "must be a share, from 0 to 1"))
+    } else if !(0.0..=1.0).contains(&options.source_balance) {
+        Some(("source_balance", "must be from 0 to 1"))
+    } else if !(0.0..=1.0).contains(&options.category_balance) {
+        Some(("category_balance", "must be from 0 to 1"))
     } else if options.max_steps == 0 {
         Some(("max_steps", "must be at least 1"))
     } else {
         None
     };
     problem.map_or(Ok(()), |(field, problem)| Err(TrainError::Option { field, problem }))
-}
-
-fn scaled(logits: &[f32], temperature: f32) -> Vec<f32> {
-    let mut scores: Vec<f32> = logits.iter().map(|z| z / temperature).collect();
-    softmax(&mut scores);
-    scores
-}
-
-fn valid_report(logits: &[Vec<f32>], labels: &[usize], temperature: f32) -> ValidReport {
-    let mut loss = 0.0;
-    let mut answers = Vec::with_capacity(labels.len());
-    for (row, &label) in logits.iter().zip(labels) {
-        let shares = scaled(row, temperature);
-        loss -= f64::from(shares[label].max(f32::MIN_POSITIVE)).ln();
-        let mut best = (0, 0.0);
-        for (index, &share) in shares.iter().enumerate() {
-            if share > best.1 {
-                best = (index, share);
-            }
-        }
-        answers.push(Answer { label, top: best.0, confidence: best.1 });
-    }
-    ValidReport {
-        rows: labels.len(),
-        accuracy: metrics::accuracy(&answers),
-        ece: metrics::calibration_error(&answers),
-        loss: loss / labels.len().max(1) as f64,
-    }
-}
-
-/// The new manifest but for what is known only when the files are written.
-fn manifest(
-    options: &TrainOptions,
-    base: &Manifest,
-    material: &Material,
-    golden: Golden,
-    temperature: f32,
-) -> Manifest {
-    let described: BTreeMap<&str, &str> =
-        base.categories.iter().map(|c| (c.name.as_str(), c.description.as_str())).collect();
-    let category = |name: &String| Category {
-        name: name.clone(),
-        description: described.get(name.as_str()).copied().unwrap_or_default().to_owned(),
-    };
-    let mut best = 0;
-    for (index, share) in golden.probabilities.iter().enumerate() {
-        if *share > golden.probabilities[best] {
-            best = index;
-        }
-    }
-    let lines = format!("{} with a head for {} categories", base.model_id, material.categories.len());
-    let mut manifest = base.clone();
-    manifest.name = options.name.clone().unwrap_or_else(|| file_name(&options.out));
-    manifest.version.clone_from(&options.version);
-    manifest.description = options.description.clone().unwrap_or(lines);
-    manifest.categories = material.categories.iter().map(category).collect();
-    manifest.calibration.temperature = temperature;
-    manifest.golden = Golden { category: material.categories[best].clone(), ..golden };
-    manifest.quality = BTreeMap::<String, Value>::new();
-    manifest
 }
 
 fn file_name(path: &Path) -> String {

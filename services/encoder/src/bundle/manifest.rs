@@ -32,6 +32,9 @@ pub struct Manifest {
     pub calibration: Calibration,
     /// An input whose outputs are known.
     pub golden: Golden,
+    /// The classifier that decides from tokens alone where it is sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_stage: Option<FirstStageSpec>,
     /// SPDX expression under which the whole bundle may be used.
     pub licence: String,
     /// Base model, recipe and training data, as the recipe recorded them.
@@ -64,11 +67,26 @@ pub struct EncoderSpec {
     pub embedding_max_tokens: usize,
     /// How token states become the embedding.
     pub pooling: Pooling,
-    /// Names the space of embeddings and token states; [`Manifest::space`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub space: Option<String>,
     /// The graph's inputs.
     pub inputs: Vec<String>,
+    /// Name of the space that embeddings lie in; without it the bundle's `model_id`. Bundles with the same
+    /// name give the same embeddings, so that what was learnt from those of one holds for the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
+}
+
+/// The classifier that decides from tokens alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstStageSpec {
+    /// Its weights; one of the bundle's files.
+    pub file: String,
+    /// Probability of the best category from which on it decides, 0 to 1.
+    pub threshold: f32,
+    /// What its logits were divided by; for information.
+    pub temperature: f32,
+    /// Probabilities of the golden text, in the order of the categories.
+    pub golden_probabilities: Vec<f32>,
 }
 
 /// How token states become one vector.
@@ -112,14 +130,6 @@ pub struct Golden {
     pub embedding_head: Vec<f32>,
 }
 
-impl Manifest {
-    /// The space of the embeddings and token states: two bundles of one space give the same ones, and what was
-    /// learnt from those of one serves the other. The model's name where the manifest says nothing else.
-    pub fn space(&self) -> &str {
-        self.encoder.space.as_deref().unwrap_or(&self.model_id)
-    }
-}
-
 impl FileEntry {
     /// The identity of a file with this content.
     pub fn of(content: &[u8]) -> Self {
@@ -144,6 +154,13 @@ impl Manifest {
             .or_else(|| self.problem_in_encoder())
             .or_else(|| self.problem_in_categories())
             .or_else(|| self.problem_in_golden())
+            .or_else(|| self.problem_in_first_stage())
+    }
+
+    /// The space of the embeddings and token states: two bundles of one space give the same ones, and what was
+    /// learnt from those of one serves the other. The model's name where the manifest says nothing else.
+    pub fn space(&self) -> &str {
+        self.encoder.space.as_deref().unwrap_or(&self.model_id)
     }
 
     fn problem_in_files(&self) -> Option<(&'static str, String)> {
@@ -223,5 +240,26 @@ impl Manifest {
             return Some(("golden.embedding_head", problem));
         }
         None
+    }
+
+    fn problem_in_first_stage(&self) -> Option<(&'static str, String)> {
+        let first = self.first_stage.as_ref()?;
+        if [super::MODEL, super::TOKENIZER].contains(&first.file.as_str()) {
+            return Some(("first_stage.file", format!("must not be {}", first.file)));
+        }
+        if !self.files.contains_key(&first.file) {
+            return Some((
+                "first_stage.file",
+                format!("names `{}`, which files has no entry for", first.file),
+            ));
+        }
+        if !(0.0..=1.0).contains(&first.threshold) {
+            return Some(("first_stage.threshold", "must be a number from 0 to 1".to_owned()));
+        }
+        let (found, wanted) = (first.golden_probabilities.len(), self.categories.len());
+        (found != wanted).then(|| {
+            let problem = format!("has {found} numbers, there are {wanted} categories");
+            ("first_stage.golden_probabilities", problem)
+        })
     }
 }

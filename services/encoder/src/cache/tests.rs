@@ -4,6 +4,7 @@ use std::time::Duration;
 use routing::Features;
 
 use super::*;
+use crate::encoder::Stage;
 
 fn decision(tokens: u32) -> Decision {
     let features = Features {
@@ -13,7 +14,7 @@ fn decision(tokens: u32) -> Decision {
         ..Features::default()
     };
     let (queue, forward) = (Duration::ZERO, Duration::ZERO);
-    Decision { features, truncated_tokens: 0, estimated: false, queue, forward }
+    Decision { features, stage: Stage::Encoder, truncated_tokens: 0, estimated: false, queue, forward }
 }
 
 async fn put(cache: &DecisionCache, key: &str, tokens: u32) {

@@ -1,10 +1,12 @@
 //! Queue, cache and cancellation around a model that the test drives.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use super::*;
 use crate::model::{Batch, Matrix, Model, Outputs};
+
+mod cascade;
 
 /// Tells the test of every batch and waits for its answer.
 struct Driven {
@@ -35,6 +37,10 @@ impl Model for Driven {
     }
 }
 
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny")
+}
+
 struct Bed {
     encoder: Encoder,
     entered: mpsc::Receiver<Batch>,
@@ -46,6 +52,14 @@ const SURE: Answer = Answer::Logits([9.0, 0.0, 0.0]);
 impl Bed {
     /// One driven session.
     fn new(change: impl FnOnce(&mut EncoderConfig)) -> Self {
+        Self::with(change, |_| None)
+    }
+
+    /// With a first stage before it.
+    fn with(
+        change: impl FnOnce(&mut EncoderConfig),
+        cascade: impl FnOnce(&Windows) -> Option<Cascade>,
+    ) -> Self {
         let mut config = EncoderConfig {
             max_batch: 8,
             max_batch_tokens: 512,
@@ -54,20 +68,20 @@ impl Bed {
             ..EncoderConfig::default()
         };
         change(&mut config);
-        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny");
-        let Bundle { manifest, windows, .. } = Bundle::open(&tiny).unwrap();
+        let Bundle { manifest, windows, .. } = Bundle::open(&tiny()).unwrap();
+        let cascade = cascade(&windows);
         let (entered, batches) = mpsc::channel();
         let (answers, given) = mpsc::channel();
         let models: Vec<Box<dyn Model>> = vec![Box::new(Driven { entered, answers: given })];
-        let inner =
-            start::launch(manifest, windows, models, "cpu", &config, EncoderMetrics::default()).unwrap();
+        let parts = start::Parts { manifest, windows, cascade, models, provider: Some("cpu") };
+        let inner = start::launch(parts, &config, EncoderMetrics::default()).unwrap();
         Self { encoder: Encoder(Arc::new(inner)), entered: batches, answers }
     }
 
     /// A caller with a prompt, which has got as far as it gets without an answer.
     async fn ask(&self, text: &str) -> tokio::task::JoinHandle<Result<Encoded, EncodeError>> {
         let (encoder, text) = (self.encoder.clone(), text.to_owned());
-        let task = tokio::spawn(async move { encoder.features(&text, Reads::Categories).await });
+        let task = tokio::spawn(async move { encoder.features(&text, Reads::Embedding).await });
         tokio::task::yield_now().await;
         task
     }
@@ -103,13 +117,13 @@ async fn a_full_queue_refuses_at_once_and_recovers() {
     let bed = Bed::new(|config| config.queue_limit = 1);
     let first = bed.ask("a").await;
     bed.batch();
-    assert_eq!(bed.encoder.features("b", Reads::Categories).await.unwrap_err(), EncodeError::Overloaded);
+    assert_eq!(bed.encoder.features("b", Reads::Embedding).await.unwrap_err(), EncodeError::Overloaded);
     assert_eq!(bed.encoder.embed(vec!["b".into()]).await.unwrap_err(), EncodeError::Overloaded);
     assert_eq!(bed.encoder.metrics().refusals.get(), 2);
     bed.answer(SURE);
     first.await.unwrap().unwrap();
     bed.answer(SURE);
-    assert!(bed.encoder.features("b", Reads::Categories).await.is_ok());
+    assert!(bed.encoder.features("b", Reads::Embedding).await.is_ok());
 }
 
 #[tokio::test]
@@ -136,7 +150,7 @@ async fn identical_prompts_share_a_pass_and_the_next_hits_the_cache() {
     bed.answer(SURE);
     assert_eq!(leads.await.unwrap().unwrap().cache, CacheOutcome::Miss);
     assert_eq!(joins.await.unwrap().unwrap().cache, CacheOutcome::Joined);
-    assert_eq!(bed.encoder.features("a", Reads::Categories).await.unwrap().cache, CacheOutcome::Hit);
+    assert_eq!(bed.encoder.features("a", Reads::Embedding).await.unwrap().cache, CacheOutcome::Hit);
     let count = |outcome| bed.encoder.metrics().cache.get_or_create(&crate::CacheLabels { outcome }).get();
     assert_eq!([CacheOutcome::Miss, CacheOutcome::Joined, CacheOutcome::Hit].map(count), [1, 1, 1]);
 }
@@ -170,7 +184,7 @@ async fn errors_reach_everyone_in_the_batch_and_are_not_kept() {
         assert_eq!(other.await.unwrap().unwrap_err(), EncodeError::Inference("out of luck".to_owned()));
     }
     bed.answer(SURE);
-    assert_eq!(bed.encoder.features("a", Reads::Categories).await.unwrap().cache, CacheOutcome::Miss);
+    assert_eq!(bed.encoder.features("a", Reads::Embedding).await.unwrap().cache, CacheOutcome::Miss);
 }
 
 #[tokio::test]
@@ -181,7 +195,7 @@ async fn when_the_last_session_dies_nobody_waits_for_ever() {
     bed.answer(Answer::Panic);
     assert_eq!(first.await.unwrap().unwrap_err(), EncodeError::Closed);
     assert_eq!(second.await.unwrap().unwrap_err(), EncodeError::Closed);
-    assert_eq!(bed.encoder.features("c", Reads::Categories).await.unwrap_err(), EncodeError::Closed);
+    assert_eq!(bed.encoder.features("c", Reads::Embedding).await.unwrap_err(), EncodeError::Closed);
 }
 
 #[tokio::test]
@@ -194,7 +208,7 @@ async fn shutdown_finishes_what_is_queued_and_takes_no_more() {
     tokio::task::spawn_blocking(move || encoder.shutdown()).await.unwrap();
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
-    assert_eq!(bed.encoder.features("c", Reads::Categories).await.unwrap_err(), EncodeError::Closed);
+    assert_eq!(bed.encoder.features("c", Reads::Embedding).await.unwrap_err(), EncodeError::Closed);
     assert_eq!(bed.encoder.embed(vec!["c".into()]).await.unwrap_err(), EncodeError::Closed);
 }
 

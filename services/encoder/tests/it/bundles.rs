@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use encoder::{Bundle, Encoder, FileEntry};
+use encoder::{Bundle, Encoder, FileEntry, FirstStageWeights, RoundedTable, Stage};
+use routing::Reads;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -183,4 +184,61 @@ fn golden_values_that_do_not_come_out() {
     let copy = Copy::new();
     copy.edit(|m| m["golden"]["embedding_head"][1] = json!(0.5));
     assert_has(&copy.start_error(), &["embedding[1] is -0.2"]);
+}
+
+/// Gives a copy a first stage: all weights zero but a bias.
+fn with_first_stage(copy: &Copy) {
+    let rows = |rows: usize| RoundedTable { values: vec![0; 3 * rows], scale: vec![1.0; 3] };
+    let bias = vec![0.0, 2.0_f32.ln(), 0.0];
+    let weights = FirstStageWeights { unigram: rows(4096), bigram: rows(7), bias };
+    copy.replace("first.safetensors", &weights.to_bytes().unwrap());
+    copy.edit(|m| {
+        m["first_stage"] = json!({
+            "file": "first.safetensors", "threshold": 0.4, "temperature": 1.0,
+            "golden_probabilities": [0.25, 0.5, 0.25],
+        });
+    });
+}
+
+#[tokio::test]
+async fn a_first_stage_is_read_checked_and_asked_first() {
+    let copy = Copy::new();
+    with_first_stage(&copy);
+    let bundle = Bundle::open(copy.path()).unwrap();
+    assert!(bundle.has_first_stage());
+    let encoder = Encoder::start(bundle, &config(), runtime()).unwrap();
+    assert_eq!(encoder.threshold(), Some(0.4));
+    let read = encoder.features("hello", Reads::Categories).await.unwrap();
+    assert_eq!((read.stage, read.features.top()), (Stage::First, Some((1, 0.5))));
+    assert_eq!(encoder.features("hello", Reads::Embedding).await.unwrap().stage, Stage::Encoder);
+}
+
+#[test]
+fn a_first_stage_that_does_not_fit_is_refused() {
+    let wrong = |change: &dyn Fn(&Copy)| {
+        let copy = Copy::new();
+        with_first_stage(&copy);
+        change(&copy);
+        copy.open_error()
+    };
+    let edited = |change: &dyn Fn(&mut Value)| wrong(&|copy| copy.edit(change));
+    let error = edited(&|m| m["first_stage"]["file"] = json!("other.safetensors"));
+    assert_has(&error, &["first_stage.file", "other.safetensors"]);
+    assert_has(
+        &edited(&|m| m["first_stage"]["threshold"] = json!(1.5)),
+        &["first_stage.threshold", "0 to 1"],
+    );
+    let error = edited(&|m| m["first_stage"]["golden_probabilities"] = json!([1.0]));
+    assert_has(&error, &["first_stage.golden_probabilities", "3 categories"]);
+    let error = edited(&|m| m["first_stage"]["golden_probabilities"] = json!([0.5, 0.25, 0.25]));
+    assert_has(&error, &["first.safetensors", "golden input does not reproduce"]);
+    let error = wrong(&|copy| copy.replace("first.safetensors", b"nonsense"));
+    assert_has(&error, &["first.safetensors", "restore the file"]);
+    let small = FirstStageWeights {
+        unigram: RoundedTable { values: vec![0; 6], scale: vec![1.0; 3] },
+        bigram: RoundedTable { values: vec![0; 3], scale: vec![1.0; 3] },
+        bias: vec![0.0; 3],
+    };
+    let error = wrong(&|copy| copy.replace("first.safetensors", &small.to_bytes().unwrap()));
+    assert_has(&error, &["rows for 2 tokens", "tokenizer.json"]);
 }

@@ -8,7 +8,7 @@ use crate::common::{config, encoder};
 #[tokio::test]
 async fn a_prompt_gives_a_distribution_over_the_categories_and_a_unit_vector() {
     let encoder = encoder(&config());
-    let read = encoder.features("please sort the list in python", Reads::Categories).await.unwrap();
+    let read = encoder.features("please sort the list in python", Reads::Embedding).await.unwrap();
     let sum: f32 = read.features.probabilities.iter().sum();
     assert!((sum - 1.0).abs() < 1e-5);
     let norm: f32 = read.features.embedding.iter().map(|x| x * x).sum();
@@ -53,12 +53,12 @@ async fn a_prompt_gives_the_same_alone_and_in_a_mixed_batch() {
         .cloned()
         .map(|prompt| {
             let together = together.clone();
-            tokio::spawn(async move { together.features(&prompt, Reads::Categories).await.unwrap().features })
+            tokio::spawn(async move { together.features(&prompt, Reads::Embedding).await.unwrap().features })
         })
         .collect();
     for (prompt, task) in prompts.iter().zip(tasks) {
         let (one, many) =
-            (alone.features(prompt, Reads::Categories).await.unwrap().features, task.await.unwrap());
+            (alone.features(prompt, Reads::Embedding).await.unwrap().features, task.await.unwrap());
         assert_eq!(one.top().unwrap().0, many.top().unwrap().0, "{prompt}");
         for (a, b) in one.probabilities.iter().zip(&*many.probabilities) {
             assert!((a - b).abs() < 1e-4, "{prompt}: {a} {b}");
@@ -76,7 +76,7 @@ fn bulk_work_gives_what_single_prompts_give_in_their_order() {
     assert_eq!((bulk.len(), seen), (prompts.len(), prompts.len()));
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for (prompt, bulk) in prompts.iter().zip(&bulk) {
-        let one = tokio.block_on(encoder.features(prompt, Reads::Categories)).unwrap().features;
+        let one = tokio.block_on(encoder.features(prompt, Reads::Embedding)).unwrap().features;
         assert_eq!((one.tokens, one.truncated), (bulk.tokens, bulk.truncated));
         for (a, b) in one.probabilities.iter().zip(&*bulk.probabilities) {
             assert!((a - b).abs() < 1e-4, "{prompt}");
@@ -91,7 +91,7 @@ async fn the_second_time_comes_from_the_cache_and_identical_prompts_share_a_pass
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             let (encoder, prompt) = (encoder.clone(), prompt.clone());
-            tokio::spawn(async move { encoder.features(&prompt, Reads::Categories).await.unwrap() })
+            tokio::spawn(async move { encoder.features(&prompt, Reads::Embedding).await.unwrap() })
         })
         .collect();
     let mut misses = 0;
@@ -99,7 +99,7 @@ async fn the_second_time_comes_from_the_cache_and_identical_prompts_share_a_pass
         misses += usize::from(task.await.unwrap().cache == CacheOutcome::Miss);
     }
     assert_eq!(misses, 1);
-    let again = encoder.features(&prompt, Reads::Categories).await.unwrap();
+    let again = encoder.features(&prompt, Reads::Embedding).await.unwrap();
     assert_eq!(again.cache, CacheOutcome::Hit);
     assert!(again.forward.is_zero() && again.queue.is_zero());
 }
@@ -111,7 +111,7 @@ async fn texts_are_embedded_in_order_by_their_heads() {
     let texts = ["hello", "", &long, "sort the list"].map(String::from).to_vec();
     let embeddings = encoder.embed(texts).await.unwrap();
     assert_eq!(embeddings.iter().map(|e| e.tokens).collect::<Vec<_>>(), [3, 2, 32, 5]);
-    let hello = encoder.features("hello", Reads::Categories).await.unwrap().features.embedding;
+    let hello = encoder.features("hello", Reads::Embedding).await.unwrap().features.embedding;
     for (a, b) in embeddings[0].vector.iter().zip(&*hello) {
         assert!((a - b).abs() < 1e-5);
     }
@@ -122,10 +122,10 @@ async fn texts_are_embedded_in_order_by_their_heads() {
 async fn a_prompt_of_megabytes_is_read_at_its_ends_and_says_so() {
     let encoder = encoder(&config());
     let prompt = "sort the list ".repeat(300_000);
-    let read = encoder.features(&prompt, Reads::Categories).await.unwrap();
+    let read = encoder.features(&prompt, Reads::Embedding).await.unwrap();
     assert!(read.estimated && read.features.truncated);
     assert_eq!(read.truncated_tokens + 14, read.features.tokens);
-    assert_eq!(encoder.features(&prompt, Reads::Categories).await.unwrap().cache, CacheOutcome::Hit);
+    assert_eq!(encoder.features(&prompt, Reads::Embedding).await.unwrap().cache, CacheOutcome::Hit);
     assert_eq!(encoder.tokenize_window(&prompt).unwrap().ids.len(), 16);
 }
 
@@ -134,7 +134,7 @@ async fn any_text_is_read_even_none() {
     let encoder = encoder(&config());
     for text in ["", " ", "\0\u{1}\u{feff}", "\u{202e}\u{0301}", "🦀🦀🦀", "日本語", "[CLS][SEP][PAD]"]
     {
-        let read = encoder.features(text, Reads::Categories).await.unwrap();
+        let read = encoder.features(text, Reads::Embedding).await.unwrap();
         assert!((read.features.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{text:?}");
     }
 }
@@ -142,8 +142,8 @@ async fn any_text_is_read_even_none() {
 #[tokio::test]
 async fn metrics_carry_their_full_names() {
     let encoder = encoder(&config());
-    encoder.features("say hello", Reads::Categories).await.unwrap();
-    encoder.features(&"say hello ".repeat(20), Reads::Categories).await.unwrap();
+    encoder.features("say hello", Reads::Embedding).await.unwrap();
+    encoder.features(&"say hello ".repeat(20), Reads::Embedding).await.unwrap();
     let mut registry = prometheus_client::registry::Registry::default();
     encoder.metrics().register(&mut registry);
     let mut text = String::new();

@@ -34,6 +34,11 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Json<serde_json::Valu
             "bundle": e.bundle().name,
             "version": e.bundle().version,
             "execution_provider": e.execution_provider(),
+            "first_stage": match e.threshold() {
+                None => "none",
+                Some(_) if e.is_first_stage_alone() => "alone",
+                Some(_) => "cascade",
+            },
         })
     });
     Json(json!({

@@ -35,6 +35,12 @@ pub(super) struct Args {
     /// Rows that are perturbed to measure robustness; 0 leaves that out, and nothing else takes long.
     #[arg(long, value_name = "ROWS")]
     perturbed_rows: Option<usize>,
+    /// Prompts that are decided one after the other to measure what a decision costs; 0 leaves that out.
+    #[arg(long, value_name = "ROWS")]
+    timed_rows: Option<usize>,
+    /// A file for the whole report as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Seed of the perturbations and of their sample.
     #[arg(long)]
     seed: Option<u64>,
@@ -58,11 +64,16 @@ pub(super) fn run(command: &Eval) -> Result<(), Failure> {
     let mut options = EvalOptions::default();
     options.seed = args.seed.unwrap_or(options.seed);
     options.perturbed_rows = args.perturbed_rows.unwrap_or(options.perturbed_rows);
+    options.timed_rows = args.timed_rows.unwrap_or(options.timed_rows);
     let measured = evaluate_router(&encoder, &args.data, &options, |done, all| {
         show_progress(&format!("{done} of {all} prompts read"));
     });
     clear_progress();
     let measured = measured.map_err(|e| Failure::Usage(e.to_string()))?;
     encoder.shutdown();
+    if let Some(path) = &args.markdown {
+        std::fs::write(path, measured.markdown())
+            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    }
     if args.json { say_json(&measured) } else { say(measured) }
 }

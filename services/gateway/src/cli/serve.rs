@@ -71,7 +71,12 @@ fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure>
         Some(encoder) => {
             let bundle = encoder.bundle();
             let provider = encoder.execution_provider();
-            say(format!("  router  bundle {} {} on {provider}", bundle.name, bundle.version))?;
+            let how = if encoder.is_first_stage_alone() {
+                "first stage alone, without ONNX Runtime".to_owned()
+            } else {
+                format!("on {provider}")
+            };
+            say(format!("  router  bundle {} {} {how}", bundle.name, bundle.version))?;
         }
         None => say("  router  not loaded: no route looks at prompts")?,
     }

@@ -4,7 +4,7 @@ mod learnt;
 
 use std::path::PathBuf;
 
-use training::router::{Progress, TrainError, TrainOptions, train};
+use training::router::{LeaveOut, Progress, TrainError, TrainOptions, train};
 
 use super::{Failure, clear_progress, ort_dylib_path, say, say_json, show_progress};
 use crate::app::{find_bundle, load_runtime};
@@ -76,9 +76,26 @@ pub(super) struct Args {
     /// Share of the target that goes to all categories evenly.
     #[arg(long)]
     label_smoothing: Option<f32>,
-    /// Steps after which the fit ends at the latest.
+    /// Evens the (category, source) pairs out: a row weighs n^-x for n rows with its pair; 0 to 1.
+    #[arg(long, value_name = "X")]
+    source_balance: Option<f32>,
+    /// Evens the categories out, likewise.
+    #[arg(long, value_name = "X")]
+    category_balance: Option<f32>,
+    #[command(flatten)]
+    sources: Sources,
+    /// Steps after which a fit ends at the latest.
     #[arg(long)]
     max_steps: Option<usize>,
+    /// Make no first stage.
+    #[arg(long)]
+    no_first_stage: bool,
+    /// Accuracy on the validation prompts that the first stage may cost, as a share of them.
+    #[arg(long, value_name = "SHARE")]
+    first_stage_loss: Option<f64>,
+    /// Share of the first stage's target that is what the full head thinks.
+    #[arg(long, value_name = "SHARE")]
+    distillation: Option<f32>,
     /// Rows of the test file that are perturbed to measure robustness.
     #[arg(long)]
     perturbed_rows: Option<usize>,
@@ -91,6 +108,21 @@ pub(super) struct Args {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `train router` about sources that are left out.
+#[derive(Debug, clap::Args)]
+struct Sources {
+    /// Also fit without each source in its turn and say how good the head is on it. Sources are left out in so many
+    /// groups; without a number, one by one.
+    #[arg(long, value_name = "GROUPS", num_args = 0..=1, default_missing_value = "0")]
+    leave_one_source_out: Option<usize>,
+    /// Choose the penalties by the mean accuracy on left-out sources, from a small grid around those given.
+    #[arg(long, requires = "leave_one_source_out")]
+    select: bool,
+    /// A file that keeps the result of each fit without sources, so that an interrupted run goes on.
+    #[arg(long, value_name = "FILE", requires = "leave_one_source_out")]
+    checkpoint: Option<PathBuf>,
 }
 
 /// Overwrites a setting where the command line gives one.
@@ -122,14 +154,24 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.embedding_penalty, args.embedding_penalty);
     set(&mut options.min_rows, args.min_rows);
     set(&mut options.label_smoothing, args.label_smoothing);
+    set(&mut options.source_balance, args.source_balance);
+    set(&mut options.category_balance, args.category_balance);
     set(&mut options.max_steps, args.max_steps);
+    let Sources { leave_one_source_out, select, checkpoint } = args.sources;
+    options.leave_out = leave_one_source_out.map(|groups| LeaveOut { groups, select, checkpoint });
+    options.first_stage = !args.no_first_stage;
+    set(&mut options.first_stage_loss, args.first_stage_loss);
+    set(&mut options.distillation, args.distillation);
     set(&mut options.eval.perturbed_rows, args.perturbed_rows);
     set(&mut options.encoder.sessions, args.sessions);
     let trained = train(&options, |progress| match progress {
         Progress::Embedding { done, total } => show_progress(&format!("embedding {done} of {total}")),
-        Progress::Fitting { step, objective, valid_loss } => {
+        Progress::LeavingOut { done, total } => {
+            show_progress(&format!("leaving sources out: fit {} of {total}", done + 1));
+        }
+        Progress::Fitting { what, step, objective, valid_loss } => {
             let valid = valid_loss.map(|v| format!(", validation loss {v:.4}")).unwrap_or_default();
-            show_progress(&format!("fitting: step {step}, objective {objective:.4}{valid}"));
+            show_progress(&format!("fitting the {what}: step {step}, objective {objective:.4}{valid}"));
         }
         Progress::Checking => show_progress("checking the new bundle"),
         Progress::Measuring { done, total } => show_progress(&format!("measuring {done} of {total}")),

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use encoder::EncoderConfig;
+use encoder::{CascadeConfig, EncoderConfig};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -24,6 +24,8 @@ pub struct RouterConfig {
     pub deadline_ms: u64,
     /// How long an uploaded bundle may be, in bytes, as it is sent and unpacked.
     pub max_bundle_bytes: u64,
+    /// The first stage, which decides from tokens alone where it is sure.
+    pub cascade: CascadeConfig,
     /// Batching, threads, cache and the execution provider.
     pub encoder: EncoderConfig,
 }
@@ -49,6 +51,7 @@ impl Default for RouterConfig {
             onnxruntime: None,
             deadline_ms: 2_000,
             max_bundle_bytes: 1 << 30,
+            cascade: CascadeConfig::default(),
             encoder: EncoderConfig::default(),
         }
     }
@@ -65,6 +68,9 @@ impl RouterConfig {
         }
         if self.max_bundle_bytes == 0 {
             problems.push(Problem::at("max_bundle_bytes", "must be above 0"));
+        }
+        if self.cascade.threshold.is_some_and(|threshold| !(0.0..=1.0).contains(&threshold)) {
+            problems.push(Problem::at("cascade.threshold", "must be a probability, from 0 to 1"));
         }
         problems
     }

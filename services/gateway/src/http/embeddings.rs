@@ -114,6 +114,7 @@ async fn embed(encoder: &Encoder, body: &[u8]) -> Result<Response<Body>, ApiErro
         return Err(ApiError::new(ErrorKind::InvalidRequest, message).with_param("input"));
     }
     let embeddings = encoder.embed(texts).await.map_err(|error| match error {
+        EncodeError::NoEncoder => ApiError::new(ErrorKind::RouterNotReady, error.to_string()),
         EncodeError::Overloaded => ApiError::new(ErrorKind::Overloaded, "the encoder's queue is full"),
         other => ApiError::internal(other),
     })?;

@@ -36,7 +36,8 @@ fn usable(view: &View, key: Option<&Key>) -> Vec<Model> {
     models.sort_by(|a, b| (a.id != "auto", &a.id).cmp(&(b.id != "auto", &b.id)));
     let experts = view.expert_ids().filter(|e| may_name(key, e));
     models.extend(experts.map(|e| model(e, "guildhall-expert")));
-    let own = view.router.encoder.as_ref().map(|e| model(&e.bundle().model_id, "guildhall-encoder"));
+    let embeds = view.router.encoder.as_ref().filter(|encoder| !encoder.is_first_stage_alone());
+    let own = embeds.map(|e| model(&e.bundle().model_id, "guildhall-encoder"));
     models.extend(own);
     models
 }

@@ -279,9 +279,7 @@ impl Pipeline {
             Ok(Ok(read)) => {
                 let reading = Reading::Read {
                     bundle: router.bundle.clone(),
-                    stage: match read.stage {
-                        encoder::Stage::Encoder => "encoder",
-                    },
+                    stage: read.stage.name(),
                     cache: read.cache.name(),
                     tokens: read.features.tokens,
                     truncated_tokens: read.truncated_tokens,

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 
 const TABLES: Tables = Tables { unigrams: 20, bigrams: 13 };
-const PENALTY: Penalty = Penalty { lexical: 1e-3, embedding: 1e-3, min_examples: 1, smoothing: 0.0 };
+const PENALTY: Penalty =
+    Penalty { lexical: 1e-3, embedding: 1e-3, min_examples: 1, smoothing: 0.0, stretch: 4.0 };
 
 fn example(ids: &[u32], embedding: &[f32]) -> Example {
     Example { ids: ids.to_vec(), embedding: embedding.into() }
@@ -29,8 +30,9 @@ fn top(logits: &[f32]) -> usize {
 #[test]
 fn a_fit_separates_what_can_be_separated() {
     let (examples, labels) = separable();
-    let head =
-        Head::fit((&examples, &labels), (&[], &[]), (3, TABLES), PENALTY, 60, |_| ControlFlow::Continue(()));
+    let head = Head::fit(Lessons::new(&examples, &labels), (&[], &[]), (3, TABLES), PENALTY, 60, |_| {
+        ControlFlow::Continue(())
+    });
     for (example, &label) in examples.iter().zip(&labels) {
         assert_eq!(top(&head.logits(example)), label);
     }
@@ -41,7 +43,7 @@ fn a_fit_separates_what_can_be_separated() {
 fn the_same_rows_give_the_same_head() {
     let (examples, labels) = separable();
     let fit = || {
-        Head::fit((&examples, &labels), (&examples, &labels), (3, TABLES), PENALTY, 25, |_| {
+        Head::fit(Lessons::new(&examples, &labels), (&examples, &labels), (3, TABLES), PENALTY, 25, |_| {
             ControlFlow::Continue(())
         })
     };
@@ -51,11 +53,11 @@ fn the_same_rows_give_the_same_head() {
 #[test]
 fn the_head_scores_as_the_problem_does() {
     let (examples, labels) = separable();
-    let problem = Problem::new((&examples, &labels), 3, TABLES, PENALTY);
+    let problem = Problem::new(Lessons::new(&examples, &labels), 3, TABLES, PENALTY);
     let point: Vec<f32> = (0..problem.parameters()).map(|i| ((i * 37 % 19) as f32 - 9.0) / 10.0).collect();
     let head = problem.head(&point);
     let plain = Penalty { lexical: 0.0, embedding: 0.0, ..PENALTY };
-    let free = Problem::new((&examples, &labels), 3, TABLES, plain);
+    let free = Problem::new(Lessons::new(&examples, &labels), 3, TABLES, plain);
     let mut gradient = vec![0.0; point.len()];
     assert!((free.evaluate(&point, &mut gradient) - head.loss(&examples, &labels)).abs() < 1e-5);
 }
@@ -64,8 +66,9 @@ fn the_head_scores_as_the_problem_does() {
 fn rare_features_stay_without_weight() {
     let examples = [example(&[1, 3], &[1.0]), example(&[1, 4], &[1.0])];
     let penalty = Penalty { min_examples: 2, ..PENALTY };
-    let head =
-        Head::fit((&examples, &[0, 1]), (&[], &[]), (2, TABLES), penalty, 5, |_| ControlFlow::Continue(()));
+    let head = Head::fit(Lessons::new(&examples, &[0, 1]), (&[], &[]), (2, TABLES), penalty, 5, |_| {
+        ControlFlow::Continue(())
+    });
     assert!(head.lexical[3 * 2..5 * 2].iter().all(|w| w.abs() < f32::EPSILON));
 }
 
@@ -73,7 +76,7 @@ fn rare_features_stay_without_weight() {
 fn the_observer_is_told_and_can_stop() {
     let (examples, labels) = separable();
     let mut losses = Vec::new();
-    Head::fit((&examples, &labels), (&examples, &labels), (3, TABLES), PENALTY, 50, |step| {
+    Head::fit(Lessons::new(&examples, &labels), (&examples, &labels), (3, TABLES), PENALTY, 50, |step| {
         losses.push(step.valid_loss);
         if step.iteration == 6 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -95,7 +98,7 @@ proptest! {
     #[test]
     fn the_gradient_is_the_slope(seed in 0_u64..1000, smoothing in 0.0_f32..0.3) {
         let (examples, labels) = separable();
-        let problem = Problem::new((&examples, &labels), 3, TABLES, Penalty { smoothing, ..PENALTY });
+        let problem = Problem::new(Lessons::new(&examples, &labels), 3, TABLES, Penalty { smoothing, ..PENALTY });
         let mut rng = fastrand::Rng::with_seed(seed);
         let size = problem.parameters();
         let point: Vec<f32> = (0..size).map(|_| rng.f32() * 2.0 - 1.0).collect();

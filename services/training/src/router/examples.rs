@@ -67,6 +67,29 @@ impl<'a> Source<'a> {
         Ok((all(&material.train)?, all(&material.valid)?, self.example(golden)?))
     }
 
+    /// What the encoder makes of each token alone, `[V]` vectors by id.
+    pub(super) fn token_vectors(
+        &mut self,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<Vec<Arc<[f32]>>, TrainError> {
+        let ids: Vec<u32> = (0..u32::try_from(self.tables.unigrams).unwrap_or(u32::MAX)).collect();
+        let missing: Vec<u32> =
+            ids.iter().copied().filter(|id| self.cache.get(&token_key(*id)).is_none()).collect();
+        let total = missing.len();
+        for (part, ids) in missing.chunks(PART).enumerate() {
+            let before = part * PART;
+            let windows: Vec<_> = ids.iter().map(|id| self.encoder.window_of(&[*id])).collect();
+            let told = |done| progress(Progress::Embedding { done: before + done, total });
+            for (id, features) in ids.iter().zip(self.encoder.features_of_windows(&windows, told)?) {
+                self.cache.insert(&token_key(*id), features.embedding);
+            }
+        }
+        if total > 0 {
+            self.save()?;
+        }
+        Ok(ids.iter().filter_map(|id| self.cache.get(&token_key(*id))).collect())
+    }
+
     fn example(&self, text: &str) -> Result<Example, TrainError> {
         let ids = self.encoder.tokenize_window(text)?.ids;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.tables.unigrams) {
@@ -83,4 +106,9 @@ impl<'a> Source<'a> {
         let Some(path) = &self.file else { return Ok(()) };
         self.cache.save(path).map_err(|problem| TrainError::File { path: path.clone(), problem })
     }
+}
+
+/// Where a token's own vector is kept: no prompt begins with this character.
+fn token_key(id: u32) -> String {
+    format!("\0token {id}")
 }

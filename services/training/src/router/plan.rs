@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{TrainError, TrainOptions, file_name};
 use crate::data::{self, Row};
 use crate::features::Tables;
+use crate::head::Penalty;
 use crate::onnx::OnnxError;
 use crate::publish::hex;
 use crate::quantise::{BIGRAM, UNIGRAM};
@@ -114,10 +115,32 @@ pub(super) fn tables(initializers: &BTreeMap<String, Vec<u64>>) -> Result<Tables
     Ok(Tables { unigrams: height(UNIGRAM)?, bigrams: height(BIGRAM)? })
 }
 
+/// Weights of the training rows, 1 on average: n^-`sources` for n rows with the row's category and source, times
+/// n^-`categories` for n rows with its category.
+pub(super) fn weights(material: &Material, sources: f32, categories: f32) -> Vec<f32> {
+    if sources == 0.0 && categories == 0.0 {
+        return Vec::new();
+    }
+    let mut pairs: BTreeMap<(usize, Option<&str>), f32> = BTreeMap::new();
+    let mut labels: BTreeMap<usize, f32> = BTreeMap::new();
+    let rows = || material.train.iter().zip(&material.train_labels);
+    for (row, &label) in rows() {
+        *pairs.entry((label, row.source.as_deref())).or_default() += 1.0;
+        *labels.entry(label).or_default() += 1.0;
+    }
+    let weight = |(row, &label): (&Row, &usize)| {
+        pairs[&(label, row.source.as_deref())].powf(-sources) * labels[&label].powf(-categories)
+    };
+    let weights: Vec<f32> = rows().map(weight).collect();
+    let mean = weights.iter().map(|w| f64::from(*w)).sum::<f64>() / weights.len().max(1) as f64;
+    weights.iter().map(|w| (f64::from(*w) / mean) as f32).collect()
+}
+
 /// What the manifest says about the training.
 pub(super) fn provenance(
     options: &TrainOptions,
     material: &Material,
+    penalty: Penalty,
     steps: usize,
 ) -> Result<Value, TrainError> {
     let file = |path: &Path| -> Result<Value, TrainError> {
@@ -138,10 +161,15 @@ pub(super) fn provenance(
         "allowed_licences": material.licences,
         "validation_rows": material.valid.len(),
         "settings": {
-            "lexical_penalty": plain(options.lexical_penalty),
-            "embedding_penalty": plain(options.embedding_penalty),
+            "lexical_penalty": plain(penalty.lexical),
+            "embedding_penalty": plain(penalty.embedding),
             "min_rows": options.min_rows,
             "label_smoothing": plain(options.label_smoothing),
+            "source_balance": plain(options.source_balance),
+            "category_balance": plain(options.category_balance),
+            "first_stage": options.first_stage,
+            "first_stage_loss": options.first_stage_loss,
+            "distillation": plain(options.distillation),
             "max_steps": options.max_steps,
             "steps": steps,
         },

@@ -15,14 +15,14 @@ fn a_bundle_is_measured_the_same_way_twice() {
     let data = home.path().join("rows.jsonl");
     fs::write(&data, ROWS).unwrap();
     let encoder = encoder(&tiny());
-    let options = EvalOptions { seed: 3, perturbed_rows: 2 };
+    let options = EvalOptions { seed: 3, perturbed_rows: 2, timed_rows: 0 };
     let mut last = (0, 0);
     let first = evaluate_router(&encoder, &data, &options, |done, total| last = (done, total)).unwrap();
     assert_eq!(first.rows, 3);
-    assert_eq!(last, (9, 9));
+    assert_eq!(last, (11, 11));
     // The graph reads no case and no blanks beyond the words' bounds.
-    assert_eq!(first.by_perturbation["case"], 1.0);
-    assert_eq!(first.by_perturbation["whitespace"], 1.0);
+    assert_eq!(first.robustness_by_kind["case"], 1.0);
+    assert_eq!(first.robustness_by_kind["whitespace"], 1.0);
     assert_eq!(evaluate_router(&encoder, &data, &options, |_, _| ()).unwrap(), first);
 
     let unperturbed = EvalOptions { perturbed_rows: 0, ..options };

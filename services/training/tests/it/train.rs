@@ -2,7 +2,8 @@ use std::fs;
 use std::path::Path;
 
 use encoder::Bundle;
-use training::router::{Progress, TrainError, TrainOptions, TrainReport, train};
+use training::eval::EvalOptions;
+use training::router::{LeaveOut, Progress, TrainError, TrainOptions, TrainReport, train};
 
 use crate::common::{encoder, options, rows, tiny};
 
@@ -106,4 +107,55 @@ fn a_taken_directory_is_not_overwritten_unasked() {
     let error = train(&options, |_| ()).unwrap_err();
     assert!(matches!(error, TrainError::Publish(_)), "{error}");
     assert_eq!(fs::read(options.out.join("mine")).unwrap(), b"precious");
+}
+
+#[test]
+fn the_bundle_gets_a_first_stage_that_reads_as_the_head_does() {
+    let (_home, mut options) = options();
+    options.test = Some(options.train.clone());
+    options.eval = EvalOptions { perturbed_rows: 0, timed_rows: 4, ..EvalOptions::default() };
+    let report = trained(&options);
+    let first = report.first_stage.unwrap();
+    assert!(first.accuracy > 0.95 && first.coverage > 0.5, "{report}");
+    let stages = &report.test.as_ref().unwrap().stages;
+    let cascade = stages.cascade.as_ref().unwrap();
+    assert!(cascade.accuracy > 0.95 && cascade.cost.as_ref().unwrap().rows == 4, "{cascade:?}");
+    let bundle = Bundle::open(&options.out).unwrap();
+    assert_eq!(bundle.manifest.first_stage.as_ref().unwrap().threshold, first.threshold);
+    assert!(bundle.manifest.quality["test"]["stages"]["cascade"]["coverage"].is_number());
+    assert!(bundle.manifest.quality["test"]["stages"]["cascade"]["cost"].is_null());
+
+    // From a bundle that has one: it is replaced, or goes.
+    let mut again = TrainOptions::new(
+        options.out.clone(),
+        options.train.clone(),
+        options.out.with_extension("again"),
+        options.runtime.clone(),
+    );
+    again.encoder = options.encoder.clone();
+    again.first_stage = false;
+    assert!(trained(&again).first_stage.is_none());
+    let bundle = Bundle::open(&again.out).unwrap();
+    assert!(bundle.manifest.first_stage.is_none() && !bundle.has_first_stage());
+    assert_eq!(names(&again.out), ["bundle.yaml", "model.onnx", "tokenizer.json"]);
+}
+
+#[test]
+fn sources_that_are_left_out_are_measured_and_go_into_the_manifest() {
+    let (_home, mut options) = options();
+    let with_sources: String = rows(40)
+        .lines()
+        .enumerate()
+        .map(|(at, line)| line.replacen('{', &format!(r#"{{"source":"s{}","#, at / 12 % 4), 1) + "\n")
+        .collect();
+    fs::write(&options.train, with_sources).unwrap();
+    options.leave_out = Some(LeaveOut { groups: 2, ..LeaveOut::default() });
+    options.source_balance = 0.5;
+    options.first_stage = false;
+    let report = trained(&options);
+    let sources = report.left_out_sources.unwrap();
+    assert_eq!(sources.per_source.len(), 4);
+    assert!(sources.mean > 0.9, "{sources}");
+    let quality = Bundle::open(&options.out).unwrap().manifest.quality;
+    assert_eq!(quality["left_out_sources"]["mean"], sources.mean);
 }

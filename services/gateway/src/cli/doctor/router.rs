@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use encoder::{Bundle, Encoder, Runtime, RuntimeError};
+use encoder::{Bundle, Encoder, EncoderError, EncoderMetrics, Provider, Runtime, RuntimeError};
 
 use super::report::{Check, Section, bytes};
 use crate::config::RouterConfig;
@@ -38,6 +38,7 @@ impl Router {
     pub(super) fn try_out(config: &RouterConfig, ort_dylib_path: Option<&Path>) -> Self {
         let found =
             encoder::locate(config.onnxruntime.as_deref(), ort_dylib_path, &encoder::Places::of_process());
+        let missing = matches!(found, Err(RuntimeError::NotFound { .. }));
         let runtime = found.and_then(|path| Runtime::load(&path)).map_err(|error| match error {
             RuntimeError::NotFound { tried } => format!(
                 "not found in any of {} places; run `make deps` in the repository or `pip install onnxruntime`, or name \
@@ -48,7 +49,8 @@ impl Router {
         });
         let bundle = crate::app::find_bundle(&config.bundle)
             .map_err(|e| e.to_string())
-            .and_then(|directory| Bundle::open(&directory).map_err(|e| e.to_string()));
+            .and_then(|directory| Bundle::open(&directory).map_err(|e| e.to_string()))
+            .map(|bundle| bundle.with_cascade(&config.cascade));
         let library = runtime.as_ref().map(|runtime| runtime.path().to_owned()).map_err(Clone::clone);
         let files = bundle.as_ref().map_err(Clone::clone).map(|bundle| Files {
             name: format!("{} {}", bundle.manifest.name, bundle.manifest.version),
@@ -56,10 +58,19 @@ impl Router {
             categories: bundle.manifest.categories.iter().map(|c| c.name.clone()).collect(),
         });
         let model = match (runtime, bundle) {
-            (Ok(runtime), Ok(bundle)) => Some(start(bundle, config, &runtime)),
+            (_, Ok(bundle))
+                if config.encoder.provider == Provider::None || missing && bundle.has_first_stage() =>
+            {
+                Some(start(|| Encoder::first_stage_alone(bundle, &config.encoder, EncoderMetrics::default())))
+            }
+            (Ok(runtime), Ok(bundle)) => Some(start(|| Encoder::start(bundle, &config.encoder, &runtime))),
             _ => None,
         };
         Self { library, bundle: files, model }
+    }
+
+    fn serves_alone(&self) -> bool {
+        matches!(&self.model, Some(Ok(model)) if model.provider == Provider::None.name())
     }
 
     pub(super) fn checks(&self, config: &RouterConfig) -> Vec<Check> {
@@ -67,6 +78,11 @@ impl Router {
         let mut checks = vec![
             match &self.library {
                 Ok(path) => here.ok("library", format!("{} fits", path.display())),
+                Err(error) if self.serves_alone() => here.warning(
+                    "library",
+                    format!("{}; the bundle's first stage serves alone, without embeddings", essence(error)),
+                    "install ONNX Runtime 1.20 or newer: run `make deps`",
+                ),
                 Err(error) => {
                     here.error("library", error, "install ONNX Runtime 1.20 or newer: run `make deps`")
                 }
@@ -113,10 +129,10 @@ pub(super) fn not_needed() -> Check {
     Section::Router.ok("needed", "no: no route looks at prompts, so no model is loaded")
 }
 
-fn start(bundle: Bundle, config: &RouterConfig, runtime: &Runtime) -> Result<Model, String> {
+fn start(make: impl FnOnce() -> Result<Encoder, EncoderError>) -> Result<Model, String> {
     let before = resident_bytes();
     let begun = Instant::now();
-    let encoder = Encoder::start(bundle, &config.encoder, runtime).map_err(|e| e.to_string())?;
+    let encoder = make().map_err(|e| e.to_string())?;
     let model = Model {
         took: begun.elapsed(),
         memory: resident_bytes().zip(before).map(|(after, before)| after.saturating_sub(before)),
@@ -178,6 +194,13 @@ mod tests {
                 ("bundle", Status::Failure, Some("copy it again"))
             ]
         );
+        let alone = Router {
+            library: Err("not found in any of 3 places; run `make deps`".into()),
+            model: Some(Ok(Model { took: Duration::ZERO, memory: None, provider: "none".into() })),
+            ..router()
+        };
+        let check = alone.checks(&RouterConfig::default()).remove(0);
+        assert_eq!((check.name.as_str(), check.status), ("library", Status::Warning));
         let odd = Router { model: Some(Err("no thread".into())), ..router() };
         let check = odd.checks(&RouterConfig::default()).pop().unwrap();
         assert_eq!((check.name.as_str(), check.status), ("model", Status::Failure));

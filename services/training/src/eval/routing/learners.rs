@@ -1,9 +1,6 @@
 //! Routers, each as what it predicts of every model on every prompt.
 
-use routing::{
-    Availability, Capabilities, ExpertFacts, ExpertId, Features, Fleet, Policy, PolicyConfig, PolicyError,
-    Request,
-};
+use routing::{ExpertFacts, ExpertId, Features, Fleet, Policy, PolicyConfig, PolicyError, Request};
 use serde_json::{Value, json};
 
 use super::material::{Fold, Sample, one_hot};
@@ -113,12 +110,8 @@ fn scores_of(policy: &dyn Policy, skills: &Skills, shares: &Matrix) -> Matrix {
     let ids: Vec<ExpertId> =
         (0..models).filter_map(|model| ExpertId::new(format!("m{model:05}")).ok()).collect();
     let expert = |(model, id): (usize, &ExpertId)| ExpertFacts {
-        id: id.clone(),
         skills: skills.by_category.iter().map(|row| row[model] as f32).collect(),
-        cost: 0.0,
-        capabilities: Capabilities::ALL,
-        context_tokens: 0,
-        availability: Availability::Ready,
+        ..ExpertFacts::new(id.clone())
     };
     let fleet = Fleet {
         categories: (0..shares.cols).map(|category| category.to_string().into()).collect(),
@@ -127,10 +120,8 @@ fn scores_of(policy: &dyn Policy, skills: &Skills, shares: &Matrix) -> Matrix {
     let mut scores = Matrix::zeros(shares.rows(), models);
     for (row, shares) in shares.iter().enumerate() {
         let features = Features {
-            embedding: [].into(),
             probabilities: shares.iter().map(|&share| share as f32).collect(),
-            tokens: 0,
-            truncated: false,
+            ..Features::default()
         };
         let request = Request { features: Some(features), ..Request::default() };
         for candidate in policy.plan(&request, &fleet, 0).candidates {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use crate::features::{Example, Tables};
-use crate::head::{Head, Penalty, softmax};
+use crate::head::{Head, Lessons, Penalty, STRETCH_OF_UNIT_VECTORS, softmax};
 use crate::linalg::Matrix;
 
 /// Height of the table of token pairs of the domain head.
@@ -14,7 +14,13 @@ const PAIRS: usize = 65_521;
 /// Steps of the domain head's fit.
 const HEAD_STEPS: usize = 30;
 /// What its fit minimises besides the error: chosen on validation rows, the same for all sets.
-const HEAD_PENALTY: Penalty = Penalty { lexical: 1e-5, embedding: 3e-4, min_examples: 2, smoothing: 0.05 };
+const HEAD_PENALTY: Penalty = Penalty {
+    lexical: 1e-5,
+    embedding: 3e-4,
+    min_examples: 2,
+    smoothing: 0.05,
+    stretch: STRETCH_OF_UNIT_VECTORS,
+};
 
 /// Prompts with all that is known of them, one entry or row for each.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,8 +95,8 @@ fn domain_shares(learn: &Sample, predict: &Sample, domains: usize) -> Matrix {
     let unigrams = ids.max().map_or(1, |&id| id as usize + 1);
     let tables = Tables { unigrams, bigrams: PAIRS };
     let go_on = |_: &_| ControlFlow::Continue(());
-    let head =
-        Head::fit((&examples, &labels), (&[], &[]), (domains, tables), HEAD_PENALTY, HEAD_STEPS, go_on);
+    let lessons = Lessons::new(&examples, &labels);
+    let head = Head::fit(lessons, (&[], &[]), (domains, tables), HEAD_PENALTY, HEAD_STEPS, go_on);
     let rows: Vec<Vec<f32>> = predict
         .examples
         .iter()
