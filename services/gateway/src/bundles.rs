@@ -11,6 +11,7 @@
 //! work for all cores.
 
 mod archive;
+mod comparison;
 mod error;
 mod library;
 mod open;
@@ -34,10 +35,11 @@ use library::{Found, Staged, id_of};
 use state::{Shadowing, State};
 use work::{Inner, Known, audit, blocking};
 
+pub use comparison::Comparison;
+pub(crate) use comparison::ShadowMetrics;
 pub(crate) use error::BundlesError;
 pub(crate) use open::Opened;
-pub(crate) use shadow::ShadowMetrics;
-pub use shadow::{Comparison, Shadow};
+pub use shadow::Shadow;
 pub(crate) use show::{BundleView, Checked};
 pub(crate) use starter::Starter;
 

@@ -8,8 +8,9 @@ use arc_swap::ArcSwapOption;
 use stores::{AuditEntry, Change};
 use tokio_util::task::TaskTracker;
 
+use super::comparison::{Setup, ShadowMetrics, Tally};
 use super::library::{Found, Library};
-use super::shadow::{Setup, Shadow, ShadowMetrics, Tally};
+use super::shadow::Shadow;
 use super::starter::Starter;
 use super::state::State;
 use super::{BundleView, BundlesError, By};
