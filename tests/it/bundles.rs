@@ -242,7 +242,9 @@ async fn a_model_is_uploaded_shadowed_activated_and_taken_back_under_load_and_no
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shadow_with_other_categories_shows_what_it_would_change_and_changes_nothing() {
     let mock = mock().await;
-    let gateway = Gateway::start(&config(&mock.url(), "coding: 1.0")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&mock.url(), "coding: 1.0");
+    let mut gateway = Gateway::start_in(folder.path(), &config).unwrap();
     let admin = Admin::of(&gateway);
     admin.done("POST", "bundles", archive(&renamed("2.0.0"))).await;
     let early = admin.send("GET", "bundles/default@2.0.0/comparison", "").await;
@@ -255,6 +257,12 @@ async fn a_shadow_with_other_categories_shows_what_it_would_change_and_changes_n
     let own = admin.send("POST", "bundles/default@1.0.0/shadow", "").await;
     assert_eq!(own.status, 409, "{}", own.text());
     admin.done("POST", "bundles/default@2.0.0/shadow", "").await;
+    gateway.kill().unwrap();
+    drop(gateway);
+    let gateway = Gateway::start_in(folder.path(), &config).unwrap();
+    let admin = Admin::of(&gateway);
+    until("the shadow again", async || admin.roles().await[1] == row("default@2.0.0", false, false, true))
+        .await;
 
     let client = Client::default();
     let mut decisions = Vec::new();

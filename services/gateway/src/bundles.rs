@@ -11,123 +11,37 @@
 //! work for all cores.
 
 mod archive;
+mod comparison;
+mod error;
 mod library;
+mod open;
 mod shadow;
+mod show;
 mod starter;
 mod state;
+mod work;
 
-use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use encoder::Manifest;
-use serde::Serialize;
-use stores::{AuditEntry, Change, EmbeddedStore};
+use stores::Change;
 use tokio_util::task::TaskTracker;
-use utoipa::ToSchema;
 
-use crate::app::StartError;
-use crate::catalog::{Catalog, ChangeError, Origin, RouterModel};
-use archive::ArchiveError;
-use library::{Found, Library, Staged, id_of};
-use shadow::{Setup, Tally};
+use crate::catalog::{Catalog, ChangeError, Origin};
+use library::{Found, Staged, id_of};
 use state::{Shadowing, State};
+use work::{Inner, Known, audit, blocking};
 
-pub(crate) use shadow::ShadowMetrics;
-pub use shadow::{Comparison, Shadow};
+pub use comparison::Comparison;
+pub(crate) use comparison::ShadowMetrics;
+pub(crate) use error::BundlesError;
+pub(crate) use open::Opened;
+pub use shadow::Shadow;
+pub(crate) use show::{BundleView, Checked};
 pub(crate) use starter::Starter;
-
-/// What is wrong with an operation on bundles. Nothing has changed then.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BundlesError {
-    /// There is no bundle of that id.
-    #[error("there is no bundle `{id}`")]
-    NotFound {
-        /// The id.
-        id: String,
-        /// Those that there are.
-        known: Vec<String>,
-    },
-    /// It does not go together with the present state.
-    #[error("{0}")]
-    Conflict(String),
-    /// The archive is too long.
-    #[error("{0}")]
-    TooLong(String),
-    /// The bundle cannot be used.
-    #[error("{0}")]
-    Invalid(String),
-    /// The catalogue's objects do not fit it, or the store failed.
-    #[error(transparent)]
-    Catalog(#[from] ChangeError),
-    /// Something that should not fail did.
-    #[error("{0}")]
-    Internal(String),
-}
-
-impl From<ArchiveError> for BundlesError {
-    fn from(error: ArchiveError) -> Self {
-        match &error {
-            ArchiveError::TooLong(_) => Self::TooLong(error.to_string()),
-            ArchiveError::Unreadable(_) | ArchiveError::Entry { .. } => Self::Invalid(error.to_string()),
-            ArchiveError::Disk(_) => Self::Internal(error.to_string()),
-        }
-    }
-}
-
-/// A bundle as it is shown.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct BundleView {
-    /// Its name and version, as `NAME@VERSION`.
-    pub(crate) id: String,
-    /// Its name.
-    name: String,
-    /// Its version.
-    version: String,
-    /// What it is, for people.
-    description: String,
-    /// `file` for those that lie beside the configured one, `admin` for uploaded ones.
-    origin: Origin,
-    /// Whether it decides.
-    active: bool,
-    /// Whether a rollback would let it decide.
-    previous: bool,
-    /// The share of the prompts that it reads beside the one that decides; null when it reads none.
-    #[schema(required)]
-    shadow: Option<f64>,
-    /// Why it does not do what it was told to; null when it does.
-    #[schema(required)]
-    problem: Option<String>,
-    /// The labels of its classifier.
-    categories: Vec<String>,
-    /// The name under which `/v1/embeddings` serves its encoder.
-    model_id: String,
-    /// The width of its embeddings.
-    dimensions: usize,
-    /// Tokens of a prompt that a decision rests on.
-    max_tokens: usize,
-    /// The length of its files together.
-    bytes: u64,
-    /// The licence of the whole bundle.
-    licence: String,
-    /// Measured quality, as the bundle tells it.
-    #[schema(value_type = Object)]
-    quality: BTreeMap<String, serde_json::Value>,
-}
-
-/// What came of a bundle's check.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct Checked {
-    /// Its id.
-    id: String,
-    /// What computed the golden input: `cpu`, `cuda` or `tensorrt`.
-    execution_provider: String,
-    /// Milliseconds until it was ready to read.
-    start_ms: u64,
-}
 
 /// What an operation is done for.
 #[derive(Clone, Debug)]
@@ -140,82 +54,8 @@ pub(crate) struct By {
     pub(crate) dry_run: bool,
 }
 
-/// What bundles are made with, before there is a catalogue.
-pub(crate) struct Opened {
-    starter: Starter,
-    library: Library,
-    state: State,
-    problems: BTreeMap<String, String>,
-}
-
 /// The bundles of this gateway.
 pub struct Bundles(Arc<Inner>);
-
-struct Inner {
-    starter: Starter,
-    library: Library,
-    catalog: Arc<Catalog>,
-    slot: Arc<ArcSwapOption<Shadow>>,
-    metrics: ShadowMetrics,
-    /// Whose turn it is to start a model or to change what is there. An async mutex: the work is awaited under it.
-    turn: tokio::sync::Mutex<()>,
-    known: Mutex<Known>,
-    /// What goes on beside requests, and operations whose client may leave.
-    tasks: TaskTracker,
-}
-
-struct Known {
-    state: State,
-    /// By bundle, why it does not do what it was told to.
-    problems: BTreeMap<String, String>,
-    /// The latest comparison.
-    tally: Option<Arc<Tally>>,
-}
-
-impl Opened {
-    /// Finds the bundles and starts the one that decides: the one that was activated last, or, when it does not
-    /// start, the one before it, or the configured one. `wanted` is whether any is.
-    ///
-    /// # Errors
-    /// [`StartError::Router`] when none starts.
-    pub(crate) fn new(
-        starter: Starter,
-        store: &EmbeddedStore,
-        store_path: &Path,
-        wanted: bool,
-    ) -> Result<(Self, RouterModel), StartError> {
-        let name = starter.config().bundle.clone();
-        let configured = crate::app::find_bundle(&name);
-        let library = Library::open(store_path.with_extension("bundles"), configured.as_ref().ok().cloned());
-        let state = State::load(store, &name)?;
-        let mut opened = Self { starter, library, state, problems: BTreeMap::new() };
-        if !wanted {
-            return Ok((opened, RouterModel::default()));
-        }
-        let chosen = [opened.state.active.clone(), opened.state.previous.clone()];
-        for id in chosen.into_iter().flatten() {
-            let found = opened.library.find(&id).map_err(|e| e.to_string());
-            match found.and_then(|found| opened.starter.start(&found.dir)) {
-                Ok(model) => return Ok((opened, model)),
-                Err(problem) => {
-                    tracing::error!(
-                        router.bundle = id,
-                        problem,
-                        "THE ACTIVATED ROUTER MODEL DOES NOT START; the one before it decides instead"
-                    );
-                    opened.problems.insert(id, problem);
-                }
-            }
-        }
-        let model = opened.starter.start(&configured?).map_err(StartError::Router)?;
-        Ok((opened, model))
-    }
-
-    /// Counters of the model that decides.
-    pub(crate) fn register(&self, registry: &mut prometheus_client::registry::Registry) {
-        self.starter.metrics().register(registry);
-    }
-}
 
 impl Bundles {
     /// The bundles, with the catalogue whose prompts they read. Of `slot` requests take the shadow.
@@ -467,138 +307,3 @@ impl Bundles {
 
 /// An unpacked archive that is no bundle yet.
 pub(crate) struct Upload(Staged);
-
-impl Inner {
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn find(self: &Arc<Self>, id: &str) -> Result<Found, BundlesError> {
-        let (inner, id) = (self.clone(), id.to_owned());
-        blocking(move || inner.library.find(&id)).await
-    }
-
-    /// The id of the bundle that decides.
-    fn active(&self) -> Result<Arc<str>, BundlesError> {
-        let view = self.catalog.view();
-        if view.router.encoder.is_none() {
-            let message = "no router model is loaded, because no route looks at prompts; set router.load: always and restart";
-            return Err(BundlesError::Conflict(message.into()));
-        }
-        Ok(view.router.bundle.clone())
-    }
-
-    fn view(&self, found: &Found) -> BundleView {
-        let known = self.known();
-        let manifest = &found.manifest;
-        let shadow = known.state.shadow.as_ref().filter(|s| s.bundle == found.id);
-        let running = self.slot.load().as_ref().is_some_and(|s| s.tally().bundle() == found.id);
-        BundleView {
-            id: found.id.clone(),
-            name: manifest.name.clone(),
-            version: manifest.version.clone(),
-            description: manifest.description.clone(),
-            origin: found.origin,
-            active: *self.catalog.view().router.bundle == *found.id,
-            previous: known.state.previous.as_deref() == Some(&*found.id),
-            shadow: shadow.filter(|_| running).map(|s| s.sample),
-            problem: known.problems.get(&found.id).cloned(),
-            categories: manifest.categories.iter().map(|c| c.name.clone()).collect(),
-            model_id: manifest.model_id.clone(),
-            dimensions: manifest.encoder.dimensions,
-            max_tokens: manifest.encoder.max_tokens,
-            bytes: manifest.files.values().map(|file| file.bytes).sum(),
-            licence: manifest.licence.clone(),
-            quality: manifest.quality.clone(),
-        }
-    }
-
-    /// Starts a bundle once and ends it; tells what computed it.
-    fn try_out(&self, dir: &Path) -> Result<String, String> {
-        let model = self.starter.try_out(dir)?;
-        let Some(encoder) = model.encoder else { return Ok(String::new()) };
-        let provider = encoder.execution_provider().to_owned();
-        encoder.shutdown();
-        Ok(provider)
-    }
-
-    async fn activate(
-        self: Arc<Self>,
-        found: Found,
-        action: &'static str,
-        by: By,
-    ) -> Result<BundleView, BundlesError> {
-        let active = self.active()?;
-        if *active == *found.id {
-            let stored = self.known().state.clone();
-            // It may decide only because the one that should does not start.
-            if stored.active.as_ref().is_some_and(|id| *id != found.id) && !by.dry_run {
-                let state = State { active: Some(found.id.clone()), ..stored };
-                self.remember(state, audit(action, &found.id, &by)).await?;
-                self.known().problems.clear();
-            }
-            return Ok(self.view(&found));
-        }
-        let (inner, dir) = (self.clone(), found.dir.clone());
-        let model = blocking(move || inner.starter.start(&dir).map_err(BundlesError::Invalid)).await?;
-        // A shadow ends: what it was compared with does not decide any more.
-        let state = State {
-            active: Some(found.id.clone()),
-            previous: Some(active.to_string()),
-            shadow: None,
-            ..self.known().state.clone()
-        };
-        let change = Change { writes: vec![state.write()?], audit: vec![audit(action, &found.id, &by)] };
-        self.catalog.switch(model, change, by.dry_run).await?;
-        if by.dry_run {
-            return Ok(self.view(&found));
-        }
-        {
-            let mut known = self.known();
-            known.state = state;
-            known.problems.remove(&found.id);
-        }
-        self.slot.store(None);
-        tracing::info!(router.bundle = found.id, router.previous = %active, "another router model decides");
-        Ok(self.view(&found))
-    }
-
-    /// Starts a model beside the one that decides.
-    async fn cast(self: &Arc<Self>, dir: PathBuf, sample: f64, now_ms: u64) -> Result<(), BundlesError> {
-        let against = self.active()?;
-        let inner = self.clone();
-        let model = blocking(move || inner.starter.try_out(&dir).map_err(BundlesError::Invalid)).await?;
-        let setup = Setup { against, sample, since_ms: now_ms, metrics: self.metrics.clone() };
-        let (shadow, run) = Shadow::new(model, setup);
-        self.tasks.spawn(run);
-        self.known().tally = Some(shadow.tally().clone());
-        self.slot.store(Some(Arc::new(shadow)));
-        Ok(())
-    }
-
-    /// Stores what is to hold over a restart.
-    async fn remember(self: &Arc<Self>, state: State, audit: AuditEntry) -> Result<(), BundlesError> {
-        let change = Change { writes: vec![state.write()?], audit: vec![audit] };
-        let store = self.catalog.store().clone();
-        blocking(move || Ok(store.commit(&change).map(drop).map_err(ChangeError::from)?)).await?;
-        self.known().state = state;
-        Ok(())
-    }
-}
-
-fn audit(action: &str, id: &str, by: &By) -> AuditEntry {
-    AuditEntry {
-        time_ms: by.now_ms,
-        actor: by.actor.clone(),
-        action: format!("bundle.{action}"),
-        object: format!("bundles/{id}"),
-        detail: serde_json::Value::Null,
-    }
-}
-
-/// Runs what waits for the disk or computes for long on a thread of its own.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BundlesError> + Send + 'static,
-) -> Result<T, BundlesError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| BundlesError::Internal(e.to_string()))?
-}

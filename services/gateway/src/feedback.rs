@@ -107,6 +107,10 @@ pub struct Outcome {
     pub expert: ExpertId,
     /// How good it was, 0 to 1.
     pub score: f32,
+    /// How probable it was that this expert led the plan, where chance took part: for estimates of what other
+    /// policies would have done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub propensity: Option<f32>,
     /// Anything worth knowing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
@@ -190,6 +194,10 @@ impl Feedback {
             embedding: features
                 .filter(|(_, features)| self.config.embeddings && !features.embedding.is_empty())
                 .map(|(_, features)| features.embedding.clone()),
+            propensity: decision
+                .planned
+                .as_ref()
+                .and_then(|planned| planned.plan.candidates.iter().find(|c| c.expert == expert)?.propensity),
             expert,
             score,
             comment: report.comment,

@@ -50,6 +50,7 @@ async fn outcomes_are_bounded_by_number_and_age_and_exported_in_order() {
         embedding: None,
         expert: ExpertId::new("a").unwrap(),
         score,
+        propensity: None,
         comment: None,
     };
     for (day, score) in [(5, 0.5), (2, 0.0), (4, 0.5), (3, 0.5), (5, 1.0)] {
