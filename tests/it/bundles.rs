@@ -4,8 +4,8 @@ mod broken;
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use e2e::{Answer, Client, Gateway, binary, repository};
@@ -14,18 +14,29 @@ use tokio::task::JoinHandle;
 
 use crate::support::{ask, llm, metric, mock, until};
 
+/// The version of the bundle that ships.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let manifest = std::fs::read_to_string(repository().join("router-models/default/bundle.yaml")).unwrap();
+    let line = manifest.lines().find_map(|line| line.strip_prefix("version: ")).unwrap();
+    line.trim_matches('"').to_owned()
+});
+
+/// Its id.
+pub(super) static SHIPPED: LazyLock<String> = LazyLock::new(|| format!("default@{}", *VERSION));
+
 /// The shipped bundle's files under another version, with changes in the manifest.
 fn bundle(version: &str, change: impl Fn(String) -> String) -> Vec<(String, Vec<u8>)> {
     let from = repository().join("router-models/default");
     let read = |name: &str| std::fs::read(from.join(name)).unwrap();
     let manifest = String::from_utf8(read("bundle.yaml")).unwrap();
-    let versioned = manifest.replacen("version: \"1.0.0\"", &format!("version: \"{version}\""), 1);
+    let stated = format!("version: \"{}\"", *VERSION);
+    let versioned = manifest.replacen(&stated, &format!("version: \"{version}\""), 1);
     assert!(versioned.contains(version), "the manifest states its version in another way now");
-    vec![
-        ("bundle.yaml".into(), change(versioned).into_bytes()),
-        ("model.onnx".into(), read("model.onnx")),
-        ("tokenizer.json".into(), read("tokenizer.json")),
-    ]
+    let mut files = vec![("bundle.yaml".into(), change(versioned).into_bytes())];
+    files.extend(
+        ["model.onnx", "tokenizer.json", "first.safetensors"].map(|name| (name.to_owned(), read(name))),
+    );
+    files
 }
 
 /// The same with its category `coding` under another name.
@@ -186,7 +197,7 @@ async fn a_model_is_uploaded_shadowed_activated_and_taken_back_under_load_and_no
     admin.done("POST", "bundles/default@2.0.0/shadow", r#"{"sample": 1.0}"#).await;
     assert_eq!(
         admin.roles().await,
-        [row("default@1.0.0", true, false, false), row("default@2.0.0", false, false, true)]
+        [row(&SHIPPED, true, false, false), row("default@2.0.0", false, false, true)]
     );
     until("ten prompts read by both", async || {
         admin.done("GET", "bundles/default@2.0.0/comparison", "").await["compared"].as_u64().unwrap() >= 10
@@ -198,7 +209,7 @@ async fn a_model_is_uploaded_shadowed_activated_and_taken_back_under_load_and_no
 
     for (operation, active) in [
         ("bundles/default@2.0.0/activate", "2.0.0"),
-        ("bundles/rollback", "1.0.0"),
+        ("bundles/rollback", VERSION.as_str()),
         ("bundles/rollback", "2.0.0"),
     ] {
         let before = load.sent();
@@ -209,19 +220,19 @@ async fn a_model_is_uploaded_shadowed_activated_and_taken_back_under_load_and_no
     }
     assert_eq!(
         admin.roles().await,
-        [row("default@1.0.0", false, true, false), row("default@2.0.0", true, false, false)]
+        [row(&SHIPPED, false, true, false), row("default@2.0.0", true, false, false)]
     );
     load.end_without_loss().await;
     assert!(metric(&admin.client, &gateway, "guildhall_router_bundle{bundle=\"default@2.0.0\"}").await > 0.5);
 
     let refused = admin.send("DELETE", "bundles/default@2.0.0", "").await;
     assert_eq!(refused.status, 409, "{}", refused.text());
-    let refused = admin.send("DELETE", "bundles/default@1.0.0", "").await;
+    let refused = admin.send("DELETE", &format!("bundles/{}", *SHIPPED), "").await;
     assert_eq!(refused.status, 409, "it is not ours to remove: {}", refused.text());
     admin.done("POST", "bundles/rollback", "").await;
     admin.done("DELETE", "bundles/default@2.0.0", "").await;
     assert!(kept(gateway.folder()).is_empty());
-    assert_eq!(admin.roles().await, [row("default@1.0.0", true, false, false)]);
+    assert_eq!(admin.roles().await, [row(&SHIPPED, true, false, false)]);
     let audit = admin.done("GET", "audit", "").await;
     let actions: Vec<&str> =
         audit["items"].as_array().unwrap().iter().map(|i| i["action"].as_str().unwrap()).collect();
@@ -254,7 +265,7 @@ async fn a_shadow_with_other_categories_shows_what_it_would_change_and_changes_n
         let refused = admin.send("POST", "bundles/default@2.0.0/shadow", body).await;
         assert_eq!((refused.status, refused.json()["error"]["param"].as_str()), (422, Some("sample")));
     }
-    let own = admin.send("POST", "bundles/default@1.0.0/shadow", "").await;
+    let own = admin.send("POST", &format!("bundles/{}/shadow", *SHIPPED), "").await;
     assert_eq!(own.status, 409, "{}", own.text());
     admin.done("POST", "bundles/default@2.0.0/shadow", "").await;
     gateway.kill().unwrap();
@@ -288,7 +299,7 @@ async fn a_shadow_with_other_categories_shows_what_it_would_change_and_changes_n
     assert_eq!(disagreement["decided"]["expert"], "coder");
     assert_ne!(disagreement["shadow"]["expert"], "coder", "nobody is skilled in what is new");
     let decision = admin.done("GET", &format!("decisions/{}", decisions[0]), "").await;
-    assert_eq!(decision["reading"]["bundle"], "default@1.0.0");
+    assert_eq!(decision["reading"]["bundle"], SHIPPED.as_str());
     let compared = "guildhall_shadow_compared_total{category=\"different\",expert=\"different\"}";
     assert!((metric(&client, &gateway, compared).await - 1.0).abs() < 0.1);
 
@@ -345,7 +356,7 @@ fn the_command_line_uploads_a_directory_and_switches_to_it() {
     done(&["shadow", "default@2.0.0", "--end"], "ended");
     done(&["activate", "default@2.0.0"], "activated");
     done(&["list"], "previous");
-    done(&["rollback"], "default@1.0.0 activated");
+    done(&["rollback"], &format!("{} activated", *SHIPPED));
     done(&["remove", "default@2.0.0"], "removed");
     let (code, said) = run(&["activate", "default@2.0.0"]);
     assert_eq!(code, Some(1), "{said}");
@@ -396,7 +407,7 @@ async fn categories_follow_the_model_and_the_activated_one_outlasts_restarts_unt
     let problem = list["items"][1]["problem"].as_str().unwrap_or_default();
     assert!(problem.contains("7 bytes, the manifest says"), "{list}");
     // What decides instead is confirmed, and the damaged one can go.
-    admin.done("POST", "bundles/default@1.0.0/activate", "").await;
+    admin.done("POST", &format!("bundles/{}/activate", *SHIPPED), "").await;
     admin.done("DELETE", "bundles/default@2.0.0", "").await;
     assert_eq!(gateway.terminate().unwrap(), Some(0));
     drop(gateway);

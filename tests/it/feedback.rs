@@ -78,7 +78,7 @@ async fn an_outcome_is_reported_kept_over_a_crash_and_exported_with_what_trainin
     assert_eq!((&line["score"], &line["decision"]), (&json!(0.25), &json!(decision)));
     assert_eq!(line["by"], json!({"plane": "data", "key": "one"}));
     assert_eq!(of("spare")["by"], json!({"plane": "admin", "actor": "admin"}));
-    assert_eq!((&line["bundle"], &line["route"]), (&json!("default@1.0.0"), &json!("auto")));
+    assert_eq!((&line["bundle"], &line["route"]), (&json!(*super::bundles::SHIPPED), &json!("auto")));
     assert!(line.get("embedding").is_none(), "embeddings are kept only where that is wanted");
     let probabilities = line["probabilities"].as_object().unwrap();
     let sum: f64 = probabilities.values().map(|p| p.as_f64().unwrap()).sum();
@@ -92,7 +92,11 @@ async fn an_outcome_is_reported_kept_over_a_crash_and_exported_with_what_trainin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_report_is_for_a_decision_of_the_same_key_that_is_remembered() {
     let mock = mock().await;
-    let gateway = Gateway::start(&config(&mock.url(), "feedback: {embeddings: true}\n")).unwrap();
+    let gateway = Gateway::start(&config(
+        &mock.url(),
+        "feedback: {embeddings: true}\nrouter: {cascade: {enabled: false}}\n",
+    ))
+    .unwrap();
     let client = Client::default();
     let answer = chat(&client, &gateway, "one", &[], &ask("auto", PROMPT)).await;
     let decision = answer.header("x-guildhall-decision").to_owned();

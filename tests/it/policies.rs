@@ -48,12 +48,13 @@ impl Bed {
             ("lawyer", "description: knows the law, skills: {legal: 0.9}"),
         ];
         let experts: String = experts.iter().map(|(id, rest)| llm(id, &mock.url(), rest)).collect();
-        let routes: String = ROUTES
+        let routes: Vec<String> = ROUTES
             .iter()
             .map(|(id, policy, modifiers)| {
                 format!("  - {{id: {id}, policy: {policy}, modifiers: {modifiers}, default: general}}\n")
             })
             .collect();
+        let routes = routes.concat();
         let gateway = Gateway::start(&format!("experts:\n{experts}routes:\n{routes}")).unwrap();
         Self { gateway, client: Client::default(), _mock: mock }
     }
