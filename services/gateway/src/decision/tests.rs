@@ -146,7 +146,7 @@ fn spec() -> impl Strategy<Value = RouteSpec> {
     let modifiers = [
         serde_json::json!({}),
         serde_json::json!({"stickiness": {"rho": 0.5}, "balance": {}}),
-        serde_json::json!({"ties": {"within": 0.2, "by": ["load", "latency", "price", "residency"]}}),
+        serde_json::json!({"ties": {"within": 0.2, "by": ["load", "latency", "price"]}}),
         serde_json::json!({"adaptive": {"mass": 0.5}, "explore": {"share": 0.5}}),
         serde_json::json!({"adaptive": {"mass": 0.5, "by": "categories"}, "explore": {"share": 0.5, "within": 0.1}}),
     ];

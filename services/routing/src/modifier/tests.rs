@@ -215,8 +215,9 @@ fn any_modifiers() -> impl Strategy<Value = Modifiers> {
         let by = if categories { Mass::Categories } else { Mass::Scores };
         AdaptiveConfig { mass, by, temperature }
     });
-    let keys = vec![TieKey::Load, TieKey::Latency, TieKey::Price, TieKey::Residency];
-    let ties = (0.0..0.3f32, prop::sample::subsequence(keys, 1..=4))
+    // Those that settings can name.
+    let keys = vec![TieKey::Load, TieKey::Latency, TieKey::Price];
+    let ties = (0.0..0.3f32, prop::sample::subsequence(keys, 1..=3))
         .prop_map(|(within, by)| TiesConfig { within, by });
     let explore = (0.01..=0.5f32, prop::option::of(0.0..0.5f32))
         .prop_map(|(share, within)| ExploreConfig { share, within });

@@ -38,7 +38,9 @@ pub enum TieKey {
     Latency,
     /// The blended price; the cheapest first.
     Price,
-    /// How near the weights are; the nearest first, unknown ones last.
+    /// How near the weights are; the nearest first, unknown ones last. For callers that know it: no setting names it
+    /// as long as the gateway does not.
+    #[serde(skip)]
     Residency,
 }
 
@@ -54,7 +56,7 @@ impl TiesConfig {
             return Err(PolicyError { field: "ties.within", problem });
         }
         if self.by.is_empty() {
-            let problem = "must name at least one of load, latency, price, residency".to_owned();
+            let problem = "must name at least one of load, latency, price".to_owned();
             return Err(PolicyError { field: "ties.by", problem });
         }
         Ok(())
