@@ -99,6 +99,23 @@ fuzz: tools ## Fuzz for SECONDS (60) what TARGET names, or everything
 			-max_total_time=$(SECONDS) -max_len=4096 -timeout=10; \
 	done
 
+# Reading the prompts takes most of the time; the readings are kept, so that a second run is shorter.
+EVAL := $(abspath .guildhall/eval)
+PROMPTS := $(GUILDHALL_DATA)/prompts/test.jsonl.gz
+
+.PHONY: eval
+eval: deps ## Measure the router and the routing on the data that GUILDHALL_DATA names; SETS="llmrouter9" for some
+	@if [ ! -f "$(PROMPTS)" ]; then \
+		echo "skipped: set GUILDHALL_DATA to a folder with prompts/test.jsonl.gz and routing/; nothing was measured"; \
+	else \
+		set -e; mkdir -p $(EVAL); \
+		$(CARGO) build --release --locked --package gateway --bins; \
+		target/release/guildhall eval router --data "$(PROMPTS)" --markdown $(EVAL)/router.md; \
+		target/release/guildhall eval routing --data "$(GUILDHALL_DATA)" $(addprefix --set ,$(SETS)) \
+			--cache $(EVAL)/readings.safetensors --markdown $(EVAL)/routing.md --plot $(EVAL)/routing.svg; \
+		echo "Tables and picture: $(EVAL)"; \
+	fi
+
 LOAD_BINS := --package gateway --package mock-expert --package loadtest --bins
 
 .PHONY: load
