@@ -149,6 +149,44 @@ async fn a_report_is_for_a_decision_of_the_same_key_that_is_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_of_an_explored_plan_says_how_probable_its_expert_was() {
+    let mock = mock().await;
+    let config = format!(
+        "keys:\n{}experts:\n{}{}routes:\n  - {{id: auto, policy: {{kind: coe}}, modifiers: {{explore: {{share: 0.4}}}}}}\n",
+        key("one", ""),
+        llm("coder", &mock.url(), "skills: {coding: 1.0}"),
+        llm("spare", &mock.url(), "skills: {coding: 0.5}"),
+    );
+    let gateway = Gateway::start(&config).unwrap();
+    let client = Client::default();
+    for _ in 0..60 {
+        let answer = chat(&client, &gateway, "one", &[], &ask("auto", PROMPT)).await;
+        let judged = json!({"decision": answer.header("x-guildhall-decision"), "label": "good"});
+        assert_eq!(report(&client, &gateway, "one", &judged).await.status, 200);
+    }
+    let lines = exported(&client, &gateway, "").await;
+    assert_eq!(lines.len(), 60);
+    let of = |expert: &str| {
+        let mut all =
+            lines.iter().filter(|l| l["expert"] == expert).map(|l| l["propensity"].as_f64().unwrap());
+        let first = all.next().unwrap_or_else(|| panic!("{expert} never led"));
+        assert!(all.all(|p| (p - first).abs() < 1e-6));
+        first
+    };
+    let (coder, spare) = (of("coder"), of("spare"));
+    assert!((coder + spare - 1.0).abs() < 1e-6 && coder > spare, "{coder} {spare}");
+
+    // Who only stands in for the leader was not drawn.
+    let answer = chat(&client, &gateway, "one", &[], &ask("auto", PROMPT)).await;
+    let led = if answer.header("x-guildhall-expert") == "coder" { "spare" } else { "coder" };
+    let judged = json!({"decision": answer.header("x-guildhall-decision"), "label": "bad", "expert": led});
+    let taken = admin(&client, &gateway, "POST", "feedback", &judged.to_string()).await;
+    assert_eq!(taken.status, 201, "{}", taken.text());
+    let stood_in = exported(&client, &gateway, "").await.into_iter().find(|l| l["score"] == 0.0).unwrap();
+    assert!(stood_in.get("propensity").is_none_or(Value::is_null), "{stood_in}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn feedback_can_be_turned_off() {
     let gateway = Gateway::start(
         "feedback: {max_entries: 0}\nexperts:\n  - {id: a, backend: {kind: constant, text: x}}\nroutes:\n  - {id: auto, policy: {kind: static, order: [{expert: a}]}}\n",

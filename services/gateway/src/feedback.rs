@@ -194,10 +194,11 @@ impl Feedback {
             embedding: features
                 .filter(|(_, features)| self.config.embeddings && !features.embedding.is_empty())
                 .map(|(_, features)| features.embedding.clone()),
+            // Who answered in a leader's place was not drawn, so that 1/P would weigh that outcome wrongly.
             propensity: decision
                 .planned
                 .as_ref()
-                .and_then(|planned| planned.plan.candidates.iter().find(|c| c.expert == expert)?.propensity),
+                .and_then(|planned| planned.plan.first().filter(|c| c.expert == expert)?.propensity),
             expert,
             score,
             comment: report.comment,
