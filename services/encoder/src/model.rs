@@ -21,7 +21,7 @@ pub(crate) enum Heads {
     Embedding,
     /// Embedding and category logits.
     All,
-    /// Those and the mean normed token state, of a graph that has token states.
+    /// Those, and of a graph that has them the mean normed token state and the category head's own input.
     States,
 }
 
@@ -64,6 +64,8 @@ pub(crate) struct Outputs {
     pub logits: Matrix,
     /// `[rows, d]`: the mean over each row's own tokens of LN(u), or empty when not wanted or not to be had.
     pub states: Matrix,
+    /// `[rows, p]`: what the category head's dense part reads, or empty when not wanted or not to be had.
+    pub pooled: Matrix,
 }
 
 /// Rows of equal width.

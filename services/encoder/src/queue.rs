@@ -45,6 +45,8 @@ pub(crate) struct Row {
     pub probabilities: Arc<[f32]>,
     /// `[d]`, or empty when it was not wanted or the graph has none.
     pub state: Arc<[f32]>,
+    /// What the category head's dense part read, or empty as `state` is.
+    pub pooled: Arc<[f32]>,
     /// Time in the queue.
     pub queue: Duration,
     /// Time of the forward pass.
@@ -207,7 +209,12 @@ fn row(
     if state.iter().any(|x| !x.is_finite()) {
         return Err(EncodeError::NotFinite("token_states"));
     }
-    Ok(Row { embedding: embedding.into(), probabilities, state: state.into(), queue, forward })
+    let pooled = outputs.pooled.get(index).filter(|_| heads == Heads::States).unwrap_or_default();
+    if pooled.iter().any(|x| !x.is_finite()) {
+        return Err(EncodeError::NotFinite("pooled"));
+    }
+    let [embedding, state, pooled] = [embedding, state, pooled].map(Arc::from);
+    Ok(Row { embedding, probabilities, state, pooled, queue, forward })
 }
 
 fn missing() -> EncodeError {

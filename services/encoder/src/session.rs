@@ -14,6 +14,7 @@ use crate::state::mean_normed;
 const EMBEDDING: &str = "embedding";
 const LOGITS: &str = "category_logits";
 const STATES: &str = "token_states";
+const POOLED: &str = "pooled";
 
 /// Execution providers as sessions are built with them; `auto` has been decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,9 @@ pub(crate) struct OrtModel {
     session: Session,
     everything: RunOptions<HasSelectedOutputs>,
     embedding: RunOptions<HasSelectedOutputs>,
-    /// Where the graph has token states.
-    states: Option<RunOptions<HasSelectedOutputs>>,
+    /// With token states and the head's input, as far as the graph has them.
+    details: RunOptions<HasSelectedOutputs>,
+    has_states: bool,
     /// Special tokens before and after a prompt's own.
     margins: (usize, usize),
     dimensions: usize,
@@ -74,11 +76,12 @@ impl OrtModel {
             RunOptions::new().map(|o| o.with_outputs(outputs)).map_err(|error| error.to_string())
         };
         let all = || OutputSelector::no_default().with(EMBEDDING).with(LOGITS);
-        let has_states = session.outputs().iter().any(|output| output.name() == STATES);
-        let states = if has_states { Some(options(all().with(STATES))?) } else { None };
+        let has = |name: &str| session.outputs().iter().any(|output| output.name() == name);
+        let details = [STATES, POOLED].into_iter().filter(|name| has(name));
         Ok(Self {
+            details: options(details.fold(all(), OutputSelector::with))?,
+            has_states: has(STATES),
             session,
-            states,
             margins,
             everything: options(all())?,
             embedding: options(OutputSelector::no_default().with(EMBEDDING))?,
@@ -95,24 +98,30 @@ impl Model for OrtModel {
         let ids = TensorRef::from_array_view((shape, batch.ids.as_slice())).map_err(failed)?;
         let mask = TensorRef::from_array_view((shape, batch.mask.as_slice())).map_err(failed)?;
         let options = match heads {
-            Heads::States => self.states.as_ref().unwrap_or(&self.everything),
+            Heads::States => &self.details,
             Heads::All => &self.everything,
             Heads::Embedding => &self.embedding,
         };
         let inputs = ort::inputs!["input_ids" => ids, "attention_mask" => mask];
         let outputs = self.session.run_with_options(inputs, options).map_err(failed)?;
-        let matrix = |name: &str, width: usize| {
+        let matrix = |name: &str, width: Option<usize>| {
             let value = outputs.get(name).ok_or_else(|| format!("the graph gave no {name}"))?;
             let (shape, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
-            if shape.iter().map(|&size| usize::try_from(size).ok()).ne([Some(batch.rows), Some(width)]) {
-                return Err(format!("{name} came as {shape:?}, expected [{}, {width}]", batch.rows));
+            let found: Vec<_> = shape.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect();
+            match *found {
+                [rows, columns] if rows == batch.rows && width.is_none_or(|width| width == columns) => {
+                    Ok(Matrix { values: values.to_vec(), width: columns })
+                }
+                _ => {
+                    let width = width.map_or("any".to_owned(), |width| width.to_string());
+                    Err(format!("{name} came as {shape:?}, expected [{}, {width}]", batch.rows))
+                }
             }
-            Ok(Matrix { values: values.to_vec(), width })
         };
         Ok(Outputs {
-            embedding: matrix(EMBEDDING, self.dimensions)?,
+            embedding: matrix(EMBEDDING, Some(self.dimensions))?,
             logits: match heads {
-                Heads::All | Heads::States => matrix(LOGITS, self.categories)?,
+                Heads::All | Heads::States => matrix(LOGITS, Some(self.categories))?,
                 Heads::Embedding => Matrix::default(),
             },
             states: match outputs.get(STATES).filter(|_| heads == Heads::States) {
@@ -123,11 +132,15 @@ impl Model for OrtModel {
                 }
                 None => Matrix::default(),
             },
+            pooled: match heads {
+                Heads::States if outputs.contains_key(POOLED) => matrix(POOLED, None)?,
+                _ => Matrix::default(),
+            },
         })
     }
 
     fn has_states(&self) -> bool {
-        self.states.is_some()
+        self.has_states
     }
 }
 

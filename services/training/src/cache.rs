@@ -9,6 +9,10 @@ use sha2::{Digest, Sha256};
 
 type Key = [u8; 32];
 
+/// Vectors of one width are one tensor of the file, named by it, beside one of their keys.
+const KEYS: &str = "keys.";
+const VECTORS: &str = "vectors.";
+
 /// Embeddings by text, for one encoder.
 pub(crate) struct Cache {
     encoder: String,
@@ -28,22 +32,29 @@ impl Cache {
     /// What is wrong with the file.
     pub(crate) fn load(&mut self, bytes: &[u8]) -> Result<(), String> {
         let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
-        let tensor = |name, dtype| match file.tensor(name) {
+        let tensor = |name: String, dtype| match file.tensor(&name) {
             Ok(tensor) if tensor.dtype() == dtype => Ok(tensor),
             Ok(_) => Err(format!("`{name}` has the wrong type")),
             Err(error) => Err(error.to_string()),
         };
-        let (keys, values) = (tensor("keys", Dtype::U8)?, tensor("embeddings", Dtype::F32)?);
-        let (&[rows, 32], &[count, width]) = (keys.shape(), values.shape()) else {
-            return Err("the tensors have the wrong shapes".to_owned());
-        };
-        if rows != count || width == 0 {
-            return Err("the tensors have the wrong shapes".to_owned());
+        let widths: Vec<&str> = file.names().into_iter().filter_map(|n| n.strip_prefix(VECTORS)).collect();
+        if widths.is_empty() && !file.is_empty() {
+            return Err(format!("no tensor is named {VECTORS}WIDTH"));
         }
-        let values = values.data().chunks_exact(4 * width);
-        for (key, value) in keys.data().as_chunks::<32>().0.iter().zip(values) {
-            let value = value.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-            self.entries.insert(*key, value);
+        for width in widths {
+            let keys = tensor(format!("{KEYS}{width}"), Dtype::U8)?;
+            let values = tensor(format!("{VECTORS}{width}"), Dtype::F32)?;
+            let (&[rows, 32], &[count, width]) = (keys.shape(), values.shape()) else {
+                return Err("the tensors have the wrong shapes".to_owned());
+            };
+            if rows != count || width == 0 {
+                return Err("the tensors have the wrong shapes".to_owned());
+            }
+            let values = values.data().chunks_exact(4 * width);
+            for (key, value) in keys.data().as_chunks::<32>().0.iter().zip(values) {
+                let value = value.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+                self.entries.insert(*key, value);
+            }
         }
         Ok(())
     }
@@ -53,16 +64,23 @@ impl Cache {
     /// # Errors
     /// What cannot be written.
     pub(crate) fn bytes(&self) -> Result<Vec<u8>, String> {
-        let sorted: BTreeMap<&Key, &Arc<[f32]>> = self.entries.iter().collect();
-        let width = sorted.values().next().map_or(0, |value| value.len());
-        let keys: Vec<u8> = sorted.keys().flat_map(|key| key.iter().copied()).collect();
-        let values: Vec<u8> = sorted.values().flat_map(|v| v.iter().flat_map(|x| x.to_le_bytes())).collect();
-        let view =
-            |dtype, shape, data| TensorView::new(dtype, shape, data).map_err(|error| error.to_string());
-        let tensors = [
-            ("keys", view(Dtype::U8, vec![sorted.len(), 32], &keys)?),
-            ("embeddings", view(Dtype::F32, vec![sorted.len(), width], &values)?),
-        ];
+        let mut widths: BTreeMap<usize, BTreeMap<&Key, &[f32]>> = BTreeMap::new();
+        for (key, value) in &self.entries {
+            widths.entry(value.len()).or_default().insert(key, value);
+        }
+        let parts = widths.iter().map(|(width, entries)| {
+            let keys: Vec<u8> = entries.keys().flat_map(|key| key.iter().copied()).collect();
+            let values: Vec<u8> =
+                entries.values().flat_map(|v| v.iter().flat_map(|x| x.to_le_bytes())).collect();
+            (*width, entries.len(), keys, values)
+        });
+        let parts: Vec<_> = parts.collect();
+        let view = |dtype, shape, data| TensorView::new(dtype, shape, data).map_err(|e| e.to_string());
+        let mut tensors = Vec::new();
+        for (width, rows, keys, values) in &parts {
+            tensors.push((format!("{KEYS}{width}"), view(Dtype::U8, vec![*rows, 32], keys)?));
+            tensors.push((format!("{VECTORS}{width}"), view(Dtype::F32, vec![*rows, *width], values)?));
+        }
         safetensors::serialize(tensors, None).map_err(|error| error.to_string())
     }
 
@@ -114,10 +132,12 @@ mod tests {
         let mut cache = Cache::new("one");
         cache.insert("a", Arc::new([1.0, -2.5]));
         cache.insert("b", Arc::new([0.0, 4.0]));
+        cache.insert("wider", Arc::new([0.5, 4.0, -1.0]));
         let bytes = cache.bytes().unwrap();
         let mut back = Cache::new("one");
         back.load(&bytes).unwrap();
         assert_eq!(back.get("a").as_deref(), Some(&[1.0, -2.5][..]));
+        assert_eq!(back.get("wider").as_deref(), Some(&[0.5, 4.0, -1.0][..]));
         assert_eq!(back.get("c"), None);
         assert_eq!(back.bytes().unwrap(), bytes);
         let mut other = Cache::new("two");

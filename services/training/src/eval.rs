@@ -53,13 +53,12 @@ pub struct RouterEval {
     pub ece: f64,
     /// Accuracy on the surest part of the rows, by its share.
     pub selective: BTreeMap<&'static str, f64>,
-    /// Share of perturbed prompts (typos, case, whitespace) that keep their category; nothing if it was
-    /// not measured.
+    /// Share of perturbed prompts (typos, case, whitespace, templates) that keep their category, the mean of the
+    /// kinds; nothing if it was not measured.
     pub robustness: Option<f64>,
     /// Each category by name.
     pub per_category: BTreeMap<String, CategoryEval>,
-    /// Share of prompts that keep their category by kind of change: those of `robustness`, and `templates`, words
-    /// of courtesy around the prompt.
+    /// The same by kind of change; `templates` are words of courtesy around the prompt.
     pub robustness_by_kind: BTreeMap<&'static str, f64>,
     /// Each source by name, where rows name theirs.
     pub per_source: BTreeMap<String, SourceEval>,
@@ -160,8 +159,8 @@ pub(crate) fn evaluate_rows(
         Stages::of_encoder(&answers, Costs { encoder: cost, ..Costs::default() })
     };
 
-    let small: Vec<f64> =
-        Noise::SMALL.iter().filter_map(|n| robustness_by_kind.get(n.name()).copied()).collect();
+    let kinds: Vec<f64> =
+        Noise::ALL.iter().filter_map(|n| robustness_by_kind.get(n.name()).copied()).collect();
     let per_category = metrics::per_category(&answers, &names);
     Ok(RouterEval {
         rows: rows.len(),
@@ -171,7 +170,7 @@ pub(crate) fn evaluate_rows(
         selective: [("0.8", 0.8), ("0.5", 0.5)]
             .map(|(name, q)| (name, metrics::selective(&answers, q)))
             .into(),
-        robustness: (!small.is_empty()).then(|| small.iter().sum::<f64>() / small.len() as f64),
+        robustness: (!kinds.is_empty()).then(|| kinds.iter().sum::<f64>() / kinds.len() as f64),
         robustness_by_kind,
         per_category,
         per_source: metrics::per_source(&answers, rows.iter().map(|row| row.source.as_deref())),

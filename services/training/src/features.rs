@@ -1,6 +1,6 @@
 //! The category head's inputs, computed as the graph computes them.
 //!
-//! Besides the embedding the head reads every token of the window and every pair of neighbours
+//! Besides a dense vector the head reads every token of the window and every pair of neighbours
 //! ([`encoder::Lexicon`]).
 
 pub(crate) use encoder::{Lexicon as Tables, occurrence};
@@ -10,7 +10,7 @@ pub(crate) use encoder::{Lexicon as Tables, occurrence};
 pub(crate) struct Example {
     /// Token ids of the window, special tokens included.
     pub ids: Vec<u32>,
-    /// `[d]`, L2-normalised.
+    /// `[p]`: the dense vector that the head reads, [`encoder::Encoder::head_inputs`].
     pub embedding: std::sync::Arc<[f32]>,
 }
 

@@ -55,7 +55,7 @@ impl StaticTokens {
         Self { vectors: vectors.collect() }
     }
 
-    /// The example as the first stage reads it: the sum of its tokens' vectors in the embedding's place.
+    /// The example as the first stage reads it: the sum of its tokens' vectors in the dense input's place.
     pub(crate) fn example(&self, example: &Example) -> Example {
         let mut sum = vec![0.0; self.vectors.first().map_or(0, Vec::len)];
         let share = occurrence(example.ids.len());

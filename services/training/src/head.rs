@@ -1,6 +1,9 @@
-//! The category head: softmax regression over the embedding and the lexical features.
+//! The category head: softmax regression over a dense input and the lexical features.
 
 use std::ops::ControlFlow;
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2};
 
 use crate::features::{Example, Sparse, Tables, document_frequency, occurrence};
 use crate::lbfgs;
@@ -14,7 +17,7 @@ pub(crate) struct Head {
     pub tables: Tables,
     /// `[V + H, C]`: the two lexical tables, one below the other.
     pub lexical: Vec<f32>,
-    /// `[d, C]`.
+    /// `[p, C]`: weights of the dense input.
     pub embedding: Vec<f32>,
     /// `[C]`.
     pub bias: Vec<f32>,
@@ -166,6 +169,8 @@ fn accumulate(to: &mut [f32], weights: &[f32], times: f32) {
 /// The function that a fit minimises, over columns for the lexical rows in use.
 struct Problem<'a> {
     train: Lessons<'a>,
+    /// `[n, p]`, stretched: side by side the examples' dense inputs are one matrix product, not n.
+    dense: Array2<f32>,
     lexical: Sparse,
     /// Lexical row of every column.
     rows: Vec<usize>,
@@ -190,7 +195,11 @@ impl<'a> Problem<'a> {
         let place = |row: usize| columns.get(row).copied().filter(|&column| column != u32::MAX);
         let lexical = Sparse::new(windows(), tables, place);
         let dimensions = train.examples.first().map_or(0, |example| example.embedding.len());
-        Self { train, lexical, rows, categories, dimensions, tables, penalty }
+        let mut dense = Array2::zeros((train.examples.len(), dimensions));
+        for (mut row, example) in dense.rows_mut().into_iter().zip(train.examples) {
+            row.iter_mut().zip(example.embedding.iter()).for_each(|(to, x)| *to = x * penalty.stretch);
+        }
+        Self { train, dense, lexical, rows, categories, dimensions, tables, penalty }
     }
 
     fn parameters(&self) -> usize {
@@ -206,37 +215,35 @@ impl<'a> Problem<'a> {
         let (lexical_gradient, rest) = gradient.split_at_mut(self.rows.len() * c);
         let (embedding_gradient, bias_gradient) = rest.split_at_mut(self.dimensions * c);
 
-        let Lessons { examples, labels, weights, .. } = self.train;
-        let share = 1.0 / examples.len().max(1) as f32;
+        let Lessons { labels, weights, .. } = self.train;
+        let share = 1.0 / labels.len().max(1) as f32;
         let mut loss = 0.0;
-        let mut scores = vec![0.0; c];
         let mut target = vec![0.0; c];
-        for (index, (example, &label)) in examples.iter().zip(labels).enumerate() {
-            scores.copy_from_slice(bias);
+        // Scores first, then what they are off by.
+        let mut errors = product(&self.dense.view(), &matrix(embedding, c));
+        for (index, (mut scores, &label)) in errors.rows_mut().into_iter().zip(labels).enumerate() {
+            let Some(scores) = scores.as_slice_mut() else { continue };
+            accumulate(scores, bias, 1.0);
             for (column, value) in self.lexical.row(index) {
-                accumulate(&mut scores, &lexical[column * c..][..c], value);
-            }
-            for (weights, &x) in embedding.chunks_exact(c).zip(example.embedding.iter()) {
-                accumulate(&mut scores, weights, x * self.penalty.stretch);
+                accumulate(scores, &lexical[column * c..][..c], value);
             }
             let weight = share * weights.get(index).copied().unwrap_or(1.0);
             self.target(index, label, &mut target);
             // The target sums to 1: this is minus the sum of target x log p.
-            let expected: f32 = target.iter().zip(&scores).map(|(t, z)| t * (z - scores[label])).sum();
-            let likely = negative_log_likelihood(&scores, label) - f64::from(expected);
+            let expected: f32 = target.iter().zip(&*scores).map(|(t, z)| t * (z - scores[label])).sum();
+            let likely = negative_log_likelihood(scores, label) - f64::from(expected);
             loss += f64::from(weight) * likely;
-            softmax(&mut scores);
+            softmax(scores);
             for (p, t) in scores.iter_mut().zip(&target) {
                 *p = (*p - t) * weight;
             }
             for (column, value) in self.lexical.row(index) {
-                accumulate(&mut lexical_gradient[column * c..][..c], &scores, value);
+                accumulate(&mut lexical_gradient[column * c..][..c], scores, value);
             }
-            for (weights, &x) in embedding_gradient.chunks_exact_mut(c).zip(example.embedding.iter()) {
-                accumulate(weights, &scores, x * self.penalty.stretch);
-            }
-            accumulate(bias_gradient, &scores, 1.0);
+            accumulate(bias_gradient, scores, 1.0);
         }
+        let dense = product(&self.dense.t(), &errors.view());
+        embedding_gradient.iter_mut().zip(&dense).for_each(|(to, g)| *to += g);
         loss += penalise(lexical, lexical_gradient, self.penalty.lexical);
         loss + penalise(embedding, embedding_gradient, self.penalty.embedding)
     }
@@ -269,6 +276,19 @@ impl<'a> Problem<'a> {
             bias: bias.to_vec(),
         }
     }
+}
+
+/// Values `[n, columns]`, row by row.
+fn matrix(values: &[f32], columns: usize) -> ArrayView2<'_, f32> {
+    let rows = values.len() / columns.max(1);
+    ArrayView2::from_shape((rows, columns), values).unwrap_or_else(|_| ArrayView2::from(&[[]; 0]))
+}
+
+/// `a b`, in the rows' order.
+fn product(a: &ArrayView2<'_, f32>, b: &ArrayView2<'_, f32>) -> Array2<f32> {
+    let mut out = Array2::zeros((a.nrows(), b.ncols()));
+    general_mat_mul(1.0, a, b, 0.0, &mut out);
+    out
 }
 
 /// Adds the penalty's gradient and returns its value.

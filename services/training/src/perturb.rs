@@ -18,9 +18,6 @@ pub(crate) enum Noise {
 impl Noise {
     pub(crate) const ALL: [Self; 4] = [Self::Typos, Self::Case, Self::Whitespace, Self::Templates];
 
-    /// Those that leave the prompt's words as they are, or nearly so.
-    pub(crate) const SMALL: [Self; 3] = [Self::Typos, Self::Case, Self::Whitespace];
-
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Typos => "typos",

@@ -55,8 +55,11 @@ pub struct TrainOptions {
     pub cache: Option<PathBuf>,
     /// Weight of half the squared lexical weights.
     pub lexical_penalty: f32,
-    /// Weight of half the squared embedding weights.
+    /// Weight of half the squared weights of the head's dense input.
     pub embedding_penalty: f32,
+    /// Weight of half the squared lexical weights of the first stage; those of static vectors cost a hundred times that.
+    /// It has nothing but words to go by, and may lean on them more than the head.
+    pub first_stage_penalty: f32,
     /// Tokens and pairs that occur in fewer rows than this get no weight.
     pub min_rows: u32,
     /// Share of the target that goes to all categories evenly.
@@ -100,8 +103,9 @@ impl TrainOptions {
             description: None,
             licences: None,
             cache: None,
-            lexical_penalty: 3e-6,
-            embedding_penalty: 3e-4,
+            lexical_penalty: 3e-5,
+            embedding_penalty: 8e-4,
+            first_stage_penalty: 3e-6,
             min_rows: 2,
             label_smoothing: 0.0,
             source_balance: 0.0,
@@ -281,6 +285,8 @@ fn check(options: &TrainOptions) -> Result<(), TrainError> {
         Some(("lexical_penalty", "must be a number that is not negative"))
     } else if !penalty(options.embedding_penalty) {
         Some(("embedding_penalty", "must be a number that is not negative"))
+    } else if !penalty(options.first_stage_penalty) {
+        Some(("first_stage_penalty", "must be a number that is not negative"))
     } else if !(0.0..1.0).contains(&options.label_smoothing) {
         Some(("label_smoothing", "must be at least 0 and below 1"))
     } else if !(0.0..=1.0).contains(&options.distillation) {

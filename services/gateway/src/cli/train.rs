@@ -70,6 +70,9 @@ pub(super) struct Args {
     /// Weight of half the squared embedding weights.
     #[arg(long)]
     embedding_penalty: Option<f32>,
+    /// Weight of half the squared lexical weights of the first stage.
+    #[arg(long)]
+    first_stage_penalty: Option<f32>,
     /// Tokens and pairs in fewer rows than this get no weight.
     #[arg(long)]
     min_rows: Option<u32>,
@@ -152,6 +155,7 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.version, args.version);
     set(&mut options.lexical_penalty, args.lexical_penalty);
     set(&mut options.embedding_penalty, args.embedding_penalty);
+    set(&mut options.first_stage_penalty, args.first_stage_penalty);
     set(&mut options.min_rows, args.min_rows);
     set(&mut options.label_smoothing, args.label_smoothing);
     set(&mut options.source_balance, args.source_balance);

@@ -56,9 +56,9 @@ impl<'a> Source<'a> {
         for (part, texts) in missing.chunks(PART).enumerate() {
             let before = part * PART;
             let told = |done| progress(Progress::Embedding { done: before + done, total });
-            let features = self.encoder.features_batch(texts, told)?;
-            for (text, features) in texts.iter().zip(features) {
-                self.cache.insert(text, features.embedding);
+            let inputs = self.encoder.head_inputs(texts, told)?;
+            for (text, input) in texts.iter().zip(inputs) {
+                self.cache.insert(text, input);
             }
             self.save()?;
         }

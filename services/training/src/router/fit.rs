@@ -13,6 +13,9 @@ use crate::features::{Example, Tables};
 use crate::head::{Head, Lessons, Penalty, STRETCH_OF_UNIT_VECTORS};
 use crate::quantise::{Rounded, Storage};
 
+/// How much more the weights of static vectors cost in the first stage than those of words.
+const STATIC_PENALTY: f32 = 100.0;
+
 /// What there is to fit to.
 pub(super) struct Inputs<'a> {
     pub material: &'a Material,
@@ -76,10 +79,13 @@ pub(super) fn fit(
         });
     let rounded = Rounded::new(head, storage);
     let logits: Vec<Vec<f32>> = valid.iter().map(|example| rounded.head.logits(example)).collect();
-    let temperature = calibrate::temperature(&logits, &material.valid_labels);
+    let strangers = left_out.as_ref().map_or(&[][..], |report| report.losses.as_slice());
+    let temperature = calibrate::shared_temperature((&logits, &material.valid_labels), strangers);
     let report = valid_report(&logits, &material.valid_labels, temperature);
     let first = vectors.map(|vectors| {
         let heads = first::Heads { full: &rounded.head, temperature };
+        let lexical = options.first_stage_penalty;
+        let penalty = Penalty { lexical, embedding: STATIC_PENALTY * lexical, ..penalty };
         first::fit(options, vectors, lessons, labelled, &heads, penalty, progress)
     });
     Ok(Fitted { rounded, temperature, steps, penalty, report, first, left_out })

@@ -163,6 +163,7 @@ pub(super) fn provenance(
         "settings": {
             "lexical_penalty": plain(penalty.lexical),
             "embedding_penalty": plain(penalty.embedding),
+            "first_stage_penalty": plain(options.first_stage_penalty),
             "min_rows": options.min_rows,
             "label_smoothing": plain(options.label_smoothing),
             "source_balance": plain(options.source_balance),

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::plan::Material;
 use super::{Progress, TrainError};
+use crate::calibrate;
 use crate::data::Row;
 use crate::features::{Example, Tables};
 use crate::head::{Head, Lessons, Penalty};
@@ -39,6 +40,9 @@ pub struct LeaveOutReport {
     pub per_source: BTreeMap<String, SourceEval>,
     /// Sources that stayed in, because a category has no other.
     pub kept: Vec<String>,
+    /// For each source, the mean loss of its rows at each of a row of temperatures ([`calibrate::losses`]).
+    #[serde(skip)]
+    pub(super) losses: Vec<Vec<f64>>,
     /// Weight of half the squared lexical weights.
     pub lexical_penalty: f32,
     /// Weight of half the squared embedding weights.
@@ -113,6 +117,9 @@ impl Trial<'_> {
                 progress(Progress::LeavingOut { done: point * groups.len() + index, total });
                 per_source.extend(results.get(self.key(penalty, group), || self.without(penalty, group))?);
             }
+            let losses = per_source.values().map(|kept: &Kept| kept.losses.clone()).collect();
+            let per_source: BTreeMap<_, _> =
+                per_source.into_iter().map(|(source, kept)| (source, kept.eval())).collect();
             let sum: f64 = per_source.values().map(|eval| eval.accuracy).sum();
             let mean = sum / per_source.len().max(1) as f64;
             tried.push((penalty.lexical, penalty.embedding, mean));
@@ -120,6 +127,7 @@ impl Trial<'_> {
                 best = Some(LeaveOutReport {
                     mean,
                     per_source,
+                    losses,
                     kept: kept.clone(),
                     lexical_penalty: penalty.lexical,
                     embedding_penalty: penalty.embedding,
@@ -132,7 +140,7 @@ impl Trial<'_> {
     }
 
     /// Fits without a group and measures on it.
-    fn without(&self, penalty: Penalty, group: &BTreeSet<String>) -> BTreeMap<String, SourceEval> {
+    fn without(&self, penalty: Penalty, group: &BTreeSet<String>) -> BTreeMap<String, Kept> {
         let outside = |row: &Row| row.source.as_ref().is_none_or(|source| !group.contains(source));
         let pick = |rows: &[Row], examples: &[Example], labels: &[usize]| -> (Vec<Example>, Vec<usize>) {
             let all = rows.iter().zip(examples).zip(labels);
@@ -151,16 +159,14 @@ impl Trial<'_> {
             self.max_steps,
             |_| ControlFlow::Continue(()),
         );
-        let mut found: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        let mut found: BTreeMap<String, (Vec<Vec<f32>>, Vec<usize>)> = BTreeMap::new();
         for ((row, example), &label) in material.train.iter().zip(self.train).zip(&material.train_labels) {
             let Some(source) = row.source.as_ref().filter(|source| group.contains(*source)) else { continue };
-            let (rows, right) = found.entry(source.clone()).or_default();
-            *rows += 1;
-            *right += usize::from(Answer::best(label, &head.logits(example)).right());
+            let (logits, labels) = found.entry(source.clone()).or_default();
+            logits.push(head.logits(example));
+            labels.push(label);
         }
-        let eval =
-            |(rows, right): (usize, usize)| SourceEval { rows, accuracy: right as f64 / rows.max(1) as f64 };
-        found.into_iter().map(|(source, counts)| (source, eval(counts))).collect()
+        found.into_iter().map(|(source, (logits, labels))| (source, Kept::of(&logits, &labels))).collect()
     }
 
     /// Names a fit by everything that its result depends on.
@@ -229,10 +235,23 @@ struct Results<'a> {
 }
 
 /// One source's result as the file holds it.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
     rows: usize,
     accuracy: f64,
+    losses: Vec<f64>,
+}
+
+impl Kept {
+    fn of(logits: &[Vec<f32>], labels: &[usize]) -> Self {
+        let right = logits.iter().zip(labels).filter(|(logits, label)| Answer::best(**label, logits).right());
+        let accuracy = right.count() as f64 / labels.len().max(1) as f64;
+        Self { rows: labels.len(), accuracy, losses: calibrate::losses(logits, labels) }
+    }
+
+    fn eval(&self) -> SourceEval {
+        SourceEval { rows: self.rows, accuracy: self.accuracy }
+    }
 }
 
 impl<'a> Results<'a> {
@@ -253,15 +272,13 @@ impl<'a> Results<'a> {
     fn get(
         &mut self,
         key: String,
-        compute: impl FnOnce() -> BTreeMap<String, SourceEval>,
-    ) -> Result<BTreeMap<String, SourceEval>, TrainError> {
+        compute: impl FnOnce() -> BTreeMap<String, Kept>,
+    ) -> Result<BTreeMap<String, Kept>, TrainError> {
         if let Some(known) = self.known.get(&key) {
-            let eval = |kept: &Kept| SourceEval { rows: kept.rows, accuracy: kept.accuracy };
-            return Ok(known.iter().map(|(source, kept)| (source.clone(), eval(kept))).collect());
+            return Ok(known.clone());
         }
         let found = compute();
-        let kept = |eval: &SourceEval| Kept { rows: eval.rows, accuracy: eval.accuracy };
-        self.known.insert(key, found.iter().map(|(source, eval)| (source.clone(), kept(eval))).collect());
+        self.known.insert(key, found.clone());
         if let Some(path) = self.file {
             let failed = |problem: String| TrainError::File { path: path.to_owned(), problem };
             let bytes = serde_json::to_vec(&self.known).map_err(|error| failed(error.to_string()))?;
