@@ -108,13 +108,13 @@ mod tests {
         let mut x = Matrix::zeros(n, 3);
         let mut y = Matrix::zeros(n, 2);
         let tokens: Vec<u32> = (0..60).map(|i| i * 37 % 101).collect();
-        for i in 0..n {
+        for (i, &count) in tokens.iter().enumerate() {
             let t = i as f64;
             x.row_mut(i).copy_from_slice(&[(t * 0.7).sin(), (t * 1.3).cos(), (t * 0.31).sin()]);
             let row = x.row(i).to_vec();
             y.row_mut(i).copy_from_slice(&[
                 0.5 + 0.3 * row[0] - 0.1 * row[2],
-                0.2 * row[1] + 0.1 * f64::from(tokens[i]).ln_1p(),
+                0.2 * row[1] + 0.1 * f64::from(count).ln_1p(),
             ]);
         }
         let moments = Moments::new(&x, &tokens, &y);

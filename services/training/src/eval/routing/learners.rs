@@ -115,7 +115,9 @@ pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyErro
 fn sharpened(shares: &Matrix, power: f64) -> Matrix {
     let mut sharp = shares.clone();
     for row in sharp.data.chunks_exact_mut(shares.cols.max(1)) {
-        row.iter_mut().for_each(|share| *share = share.powf(power));
+        for share in row.iter_mut() {
+            *share = share.powf(power);
+        }
         let sum = row.iter().sum::<f64>().max(f64::MIN_POSITIVE);
         scale(row, 1.0 / sum);
     }
@@ -176,11 +178,11 @@ fn scores_of(
     policy: &dyn Policy,
     skills: &Skills,
     shares: &Matrix,
-    scorers: Option<(&Scorers, &Sample)>,
+    learnt: Option<(&Scorers, &Sample)>,
 ) -> Matrix {
     let ids = ids(skills.overall.len());
     let mut experts = experts(&ids, |model| skills.by_category.iter().map(|row| row[model]).collect());
-    if let Some((scorers, _)) = scorers {
+    if let Some((scorers, _)) = learnt {
         for (model, expert) in experts.iter_mut().enumerate() {
             let scorer = Some(Arc::new(scorers.of(model)));
             expert.signals = Signals { scorer, ..Signals::default() }.into();
@@ -189,12 +191,12 @@ fn scores_of(
     let categories = (0..shares.cols).map(|category| category.to_string().into()).collect();
     let fleet = Fleet { categories, experts };
     let mut scores = Matrix::zeros(shares.rows(), ids.len());
-    for (row, shares) in shares.iter().enumerate() {
+    for (row, probabilities) in shares.iter().enumerate() {
         let mut features = Features {
-            probabilities: shares.iter().map(|&share| share as f32).collect(),
+            probabilities: probabilities.iter().map(|&share| share as f32).collect(),
             ..Features::default()
         };
-        if let Some((_, sample)) = scorers {
+        if let Some((_, sample)) = learnt {
             features.embedding = sample.embedding(row).clone();
             features.tokens = sample.tokens[row];
         }
