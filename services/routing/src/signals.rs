@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::features::Features;
 use crate::id::ExpertId;
 use crate::vector::dot;
 
@@ -24,21 +25,29 @@ pub struct Signals {
     pub scorer: Option<Arc<Scorer>>,
 }
 
-/// A linear model of an expert's score.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A linear model of an expert's score, or of what the mapping misses of it:
+/// `weights . embedding + length ln(1 + tokens) + bias`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scorer {
     /// `[d]`.
     pub weights: Arc<[f32]>,
-    /// The score of an embedding at the origin.
+    /// What a unit of ln(1 + tokens) of the prompt adds, in score points. An embedding of unit length does not tell how
+    /// long a prompt is, and long ones are harder for some experts than for others.
+    #[serde(default)]
+    pub length: f32,
+    /// The score of an embedding at the origin, for a prompt without tokens.
     pub bias: f32,
+    /// Whether it says what the mapping misses, so that it is added to the mapping, and means nothing without one.
+    #[serde(default)]
+    pub over_mapping: bool,
 }
 
 impl Scorer {
-    /// The predicted score in 0..=1, `clamp(weights . embedding + bias, 0, 1)`; `None` for an embedding of another
-    /// width.
-    pub fn score(&self, embedding: &[f32]) -> Option<f32> {
-        let score = dot(&self.weights, embedding)? + self.bias;
-        score.is_finite().then(|| score.clamp(0.0, 1.0))
+    /// What it says of a prompt, not clamped; `None` for an embedding of another width.
+    pub fn raw(&self, features: &Features) -> Option<f32> {
+        let tokens = (1.0 + f64::from(features.tokens)).ln() as f32;
+        let score = dot(&self.weights, &features.embedding)? + self.length * tokens + self.bias;
+        score.is_finite().then_some(score)
     }
 }
 

@@ -51,7 +51,7 @@ prop_compose! {
         gate in prop::option::weighted(0.8, any_vector()),
         pilots in prop::collection::vec(any_vector(), 0..3),
         description in prop::option::weighted(0.8, any_vector()),
-        scorer in prop::option::of((any_vector(), -1.0..1.0f32)),
+        scorer in prop::option::of((any_vector(), -1.0..1.0f32, any::<bool>())),
         // Of another encoder: as good as none.
         odd in prop::bool::weighted(0.1),
     ) -> Signals {
@@ -60,7 +60,9 @@ prop_compose! {
             gate: gate.map(narrow),
             pilots: pilots.into_iter().map(narrow).collect(),
             description: description.map(narrow),
-            scorer: scorer.map(|(weights, bias)| Arc::new(Scorer { weights: narrow(weights), bias })),
+            scorer: scorer.map(|(weights, bias, over_mapping)| {
+                Arc::new(Scorer { weights: narrow(weights), length: bias / 8.0, bias, over_mapping })
+            }),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{self, DataError};
 use crate::eval::routing::{choose_by_error, parts};
-use crate::linalg::Matrix;
+use crate::linalg::{Matrix, add};
 use crate::mapping::Skills;
 use crate::mapping::programme::{Programme, ProgrammeError};
 use crate::mapping::robust::{self, Robust};
@@ -96,15 +96,31 @@ pub struct Learnt<T> {
     pub prompts: usize,
 }
 
-/// The body of `PUT /admin/v1/scorers/{expert}`: predicted score = clamp(weights . embedding + bias, 0, 1).
+/// The body of `PUT /admin/v1/scorers/{expert}`: [`routing::Scorer`] says what it means.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LearntScorer {
     /// The space of the embeddings.
     pub encoder: String,
     /// `[d]`.
     pub weights: Vec<f32>,
-    /// Score at the origin.
+    /// What a unit of ln(1 + tokens) adds.
+    pub length: f32,
+    /// Score at the origin, for a prompt without tokens.
     pub bias: f32,
+    /// Whether it says what the mapping misses.
+    pub over_mapping: bool,
+}
+
+/// What scorers are learnt to say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ScorerTarget {
+    /// The expert's score.
+    Score,
+    /// What a mapping over the router's categories with so many pseudo-counts misses of it.
+    OverMapping {
+        /// As in [`MappingOptions::pseudo_counts`], for a mapping from the same rows.
+        pseudo_counts: f64,
+    },
 }
 
 /// The body of `PUT /admin/v1/pilots/{expert}`.
@@ -244,31 +260,35 @@ pub fn mapping_of_set(
 pub fn scorers_of_set(
     encoder: &Encoder,
     set: &OutcomeSet,
+    target: ScorerTarget,
     learn: &LearnOptions,
     progress: impl FnMut(usize, usize),
 ) -> Result<Learnt<LearntScorer>, LearnError> {
     let material = Material::read(encoder, set, learn, progress)?;
     let embeddings = material.embeddings();
+    let tokens = material.tokens(encoder)?;
+    let wanted = material.wanted(encoder, target);
     let mut guesses = vec![Matrix::zeros(material.rows(), set.models.len()); ALPHAS.len()];
     for part in parts(material.rows(), FOLDS, learn.seed) {
         let rest: Vec<usize> = (0..material.rows()).filter(|row| !part.contains(row)).collect();
-        let moments = Moments::new(&embeddings.pick(&rest), &material.scores.pick(&rest));
-        let asked = embeddings.pick(&part);
+        let counts = |rows: &[usize]| rows.iter().map(|&row| tokens[row]).collect::<Vec<u32>>();
+        let moments = Moments::new(&embeddings.pick(&rest), &counts(&rest), &wanted.pick(&rest));
+        let (asked, lengths) = (embeddings.pick(&part), counts(&part));
         for (guess, alpha) in guesses.iter_mut().zip(ALPHAS) {
-            for (&row, values) in part.iter().zip(moments.fit(alpha).predict(&asked).iter()) {
+            for (&row, values) in part.iter().zip(moments.fit(alpha).predict(&asked, &lengths).iter()) {
                 guess.row_mut(row).copy_from_slice(values);
             }
         }
     }
-    let alpha = choose_by_error(&guesses, &material.scores).map_or(ALPHAS[0], |best| ALPHAS[best]);
-    let scorers = Moments::new(&embeddings, &material.scores).fit(alpha);
+    let alpha = choose_by_error(&guesses, &wanted).map_or(ALPHAS[0], |best| ALPHAS[best]);
+    let fitted = Moments::new(&embeddings, &tokens, &wanted).fit(alpha);
+    let scorers = if target == ScorerTarget::Score { fitted } else { fitted.over_mapping() };
     let space = space(encoder);
-    let body = |(weights, bias): (&[f64], &f64)| LearntScorer {
-        encoder: space.clone(),
-        weights: weights.iter().map(|&w| w as f32).collect(),
-        bias: *bias as f32,
+    let body = |model| {
+        let routing::Scorer { weights, length, bias, over_mapping } = scorers.of(model);
+        LearntScorer { encoder: space.clone(), weights: weights.to_vec(), length, bias, over_mapping }
     };
-    let bodies = scorers.weights.iter().zip(&scorers.bias).map(body);
+    let bodies = (0..set.models.len()).map(body);
     Ok(Learnt {
         experts: set.models.iter().map(|model| model.name.clone()).zip(bodies).collect(),
         settings: format!("alpha {alpha}"),
@@ -339,6 +359,24 @@ impl Material {
     fn embeddings(&self) -> Matrix {
         let width = self.readings.first().map_or(0, |reading| reading.embedding.len());
         Matrix::from_rows(self.readings.iter().map(|reading| &*reading.embedding), width)
+    }
+
+    /// Tokens of each prompt.
+    fn tokens(&self, encoder: &Encoder) -> Result<Vec<u32>, ReadingError> {
+        let count = |row: &Outcome| Ok(encoder.tokenize_window(&row.prompt)?.tokens);
+        self.outcomes.iter().map(count).collect()
+    }
+
+    /// What scorers are to say of each row.
+    fn wanted(&self, encoder: &Encoder, target: ScorerTarget) -> Matrix {
+        let ScorerTarget::OverMapping { pseudo_counts } = target else { return self.scores.clone() };
+        let categories = encoder.bundle().categories.len();
+        let shares =
+            Matrix::from_rows(self.readings.iter().map(|reading| &*reading.probabilities), categories);
+        let expected = Skills::fit(&shares, &self.scores, pseudo_counts).expected(&shares);
+        let mut left = self.scores.clone();
+        add(&mut left.data, &expected.data, -1.0);
+        left
     }
 
     /// The best threshold for the mapped model with the best mean; nothing without valid rows. Shares are those that

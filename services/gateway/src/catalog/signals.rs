@@ -45,10 +45,17 @@ pub struct ScorerSpec {
     pub expert: ExpertId,
     /// The space that it was learnt in: `space` of the bundle's manifest, or its `model_id`.
     pub encoder: String,
-    /// As wide as the encoder's embeddings. The predicted score is `clamp(weights . embedding + bias, 0, 1)`.
+    /// As wide as the encoder's embeddings. The predicted score is
+    /// `clamp(weights . embedding + length ln(1 + tokens) + bias, 0, 1)`.
     pub weights: Vec<f32>,
-    /// The score of an embedding at the origin.
+    /// What a unit of ln(1 + tokens) of the prompt adds, in score points.
+    #[serde(default)]
+    pub length: f32,
+    /// The score of an embedding at the origin, for a prompt without tokens.
     pub bias: f32,
+    /// Whether it says what the mapping misses: then it is added to the mapping, and not clamped.
+    #[serde(default)]
+    pub over_mapping: bool,
 }
 
 /// Something that was learnt of an expert in one space.
@@ -180,7 +187,9 @@ impl Signal for ScorerSpec {
     }
 
     fn add_to(&self, signals: &mut Signals) {
-        signals.scorer = Some(Scorer { weights: self.weights.as_slice().into(), bias: self.bias }.into());
+        let Self { length, bias, over_mapping, .. } = *self;
+        let scorer = Scorer { weights: self.weights.as_slice().into(), length, bias, over_mapping };
+        signals.scorer = Some(scorer.into());
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) enum Train {
     /// With a hosting budget, a cap or a price, choose whom to host by an exact mixed-integer programme.
     Mapping(Box<learnt::MappingArgs>),
     /// Fit to each expert a score that is read off a prompt's embedding, for policy `cost_quality`.
-    Scorer(Box<learnt::SetArgs>),
+    Scorer(Box<learnt::ScorerArgs>),
     /// Find the embeddings that stand for the prompts each expert is best at, for policy `router_retriever`.
     Pilots(Box<learnt::SetArgs>),
 }

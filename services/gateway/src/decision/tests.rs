@@ -72,7 +72,7 @@ fn signals() -> impl Strategy<Value = Signals> {
         gate,
         pilots: pilot.into_iter().collect(),
         description,
-        scorer: scorer.map(|weights| Arc::new(Scorer { weights, bias: 0.5 })),
+        scorer: scorer.map(|weights| Arc::new(Scorer { weights, bias: 0.5, ..Scorer::default() })),
     })
 }
 

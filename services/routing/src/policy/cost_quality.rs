@@ -1,9 +1,10 @@
 //! Policy `cost_quality`: predicted quality minus lambda times cost.
 //!
 //! - Quality: `q(e|x) = (1 - b) m(e|x) + b r(e|x)`, with the soft mapping `m = sum_c p(c|x) w(c,e)`, the expert's
-//!   scorer `r = clamp(weights . embedding + bias, 0, 1)` and the setting `blend` b; where one of them is missing,
-//!   the other alone. The plain mean (b = 0.5) of a category table and a per-expert regression is the best simple
-//!   predictor in the comparisons that we know and made: what one misses, the other has.
+//!   scorer `r = clamp(weights . embedding + length ln(1 + tokens) + bias, 0, 1)` and the setting `blend` b; where one
+//!   of them is missing, the other alone. A scorer that was learnt over the mapping says what the mapping misses:
+//!   `q = m + r`, neither blended nor clamped, and nothing without a mapping. It does best in our measurements, for the
+//!   penalty that keeps a regression from noise then shrinks it to the mapping and not to the expert's mean.
 //! - Order: by `q(e|x) - lambda c_e`, predict-then-trade-off as in CARROT and Avengers-Pro. The cost `c_e` is the
 //!   price, divided by that of the dearest expert (`relative`), or in USD per million tokens (`absolute`).
 //! - Pair: with a strong and a weak expert named, the strong one leads if and only if
@@ -30,7 +31,8 @@ pub struct CostQualityConfig {
     /// Score points given up per unit of cost; 0 ignores price. A request may say otherwise by
     /// `x-guildhall-lambda`.
     pub lambda: f32,
-    /// The scorer's weight against the mapping, in 0..=1.
+    /// The scorer's weight against the mapping, in 0..=1. A scorer that was learnt over the mapping counts whole
+    /// wherever this is above 0.
     pub blend: f32,
     /// The unit of cost.
     pub cost: CostScale,
@@ -102,9 +104,15 @@ impl CostQuality {
         let blend = self.config.blend;
         let mapped = if blend < 1.0 { soft_mapping(features, &expert.skills) } else { None };
         let scorer = expert.signals.scorer.as_ref().filter(|_| blend > 0.0);
-        match (mapped, scorer.and_then(|s| s.score(&features.embedding))) {
-            (Some(mapped), Some(learnt)) => Some((1.0 - blend) * mapped + blend * learnt),
-            (mapped, learnt) => mapped.or(learnt),
+        let Some((scorer, learnt)) = scorer.and_then(|scorer| Some((scorer, scorer.raw(features)?))) else {
+            return mapped;
+        };
+        match mapped {
+            // Not clamped: two experts above 1 are still unlike each other.
+            Some(mapped) if scorer.over_mapping => Some(mapped + learnt),
+            Some(mapped) => Some((1.0 - blend) * mapped + blend * learnt.clamp(0.0, 1.0)),
+            None if scorer.over_mapping => None,
+            None => Some(learnt.clamp(0.0, 1.0)),
         }
     }
 }

@@ -146,7 +146,7 @@ fn gate(v: &[f32]) -> Signals {
 
 #[test]
 fn the_worked_example_of_cost_quality_holds() {
-    let scorer = Scorer { weights: [0.2, 0.0].into(), bias: 0.5 };
+    let scorer = Scorer { weights: [0.2, 0.0].into(), bias: 0.5, ..Scorer::default() };
     let mut big = facts("big", &[0.9], 10.0);
     big.signals = Signals { scorer: Some(scorer.into()), ..Signals::default() }.into();
     let fleet = fleet(vec![big, facts("small", &[0.7], 1.0), facts("none", &[0.0], 1.0)], 1);
@@ -166,6 +166,42 @@ fn the_worked_example_of_cost_quality_holds() {
         ["small", "big"],
         "the request's lambda goes first"
     );
+}
+
+#[test]
+fn a_scorer_over_the_mapping_is_added_to_it_and_knows_the_length() {
+    let signals = |length, over_mapping| {
+        let scorer = Scorer { weights: [0.1, 0.0].into(), length, bias: -0.2, over_mapping };
+        Signals { scorer: Some(scorer.into()), ..Signals::default() }
+    };
+    let with = |name, skill: &[f32], signals: Signals| ExpertFacts {
+        signals: signals.into(),
+        ..facts(name, skill, 0.0)
+    };
+    let fleet = fleet(
+        vec![
+            with("long", &[0.8], signals(0.1, true)),
+            with("short", &[0.95], signals(-0.1, true)),
+            with("unmapped", &[], signals(0.1, true)),
+            with("beside", &[], signals(0.3, false)),
+        ],
+        1,
+    );
+    let policy = PolicyConfig::CostQuality(CostQualityConfig::default()).build().unwrap();
+    let scores = |tokens| {
+        let mut request = read(&[1.0, 0.0], &[]);
+        request.features.as_mut().unwrap().tokens = tokens;
+        let plan = policy.plan(&request, &fleet, 0);
+        assert_eq!(plan.rejected.iter().map(|r| r.expert.as_str()).collect::<Vec<_>>(), ["unmapped"]);
+        let score = |(name, score): (&str, f32)| (name.to_owned(), (score * 1e3).round() / 1e3);
+        let candidates = plan.candidates.iter().map(|c| (c.expert.as_str(), c.score));
+        candidates.map(score).collect::<Vec<_>>()
+    };
+    let wanted = |all: [(&str, f32); 3]| all.map(|(name, score)| (name.to_owned(), score));
+    // 0.95 - 0.1 and 0.8 - 0.1; what stands alone is clamped: 0.1 - 0.2 < 0.
+    assert_eq!(scores(0), wanted([("short", 0.85), ("long", 0.7), ("beside", 0.0)]));
+    // ln(1 + 19) = 2.996; 0.3 ln 20 - 0.1 = 0.799.
+    assert_eq!(scores(19), wanted([("long", 1.0), ("beside", 0.799), ("short", 0.55)]));
 }
 
 #[test]

@@ -244,10 +244,12 @@ fn sample(
     let told = |done, total| progress(RoutingProgress::Reading { done, total });
     let readings = readings::read(encoder, &prompts, options.cache.as_deref(), told)?;
     let example = |(reading, prompt): (&readings::Reading, &&str)| {
-        let ids = encoder.tokenize_window(prompt)?.ids;
-        Ok(Example { ids, embedding: reading.embedding.clone() })
+        let window = encoder.tokenize_window(prompt)?;
+        Ok((Example { ids: window.ids, embedding: reading.embedding.clone() }, window.tokens))
     };
-    let examples: Result<Vec<Example>, EncodeError> = readings.iter().zip(&prompts).map(example).collect();
+    let examples: Result<(Vec<Example>, Vec<u32>), EncodeError> =
+        readings.iter().zip(&prompts).map(example).collect();
+    let (examples, tokens) = examples?;
     let models = rows.first().map_or(0, |row| row.scores.len());
     let spent: Option<Vec<f64>> =
         rows.iter().map(|row| row.costs.as_deref()).try_fold(Vec::new(), |mut all, costs| {
@@ -255,7 +257,8 @@ fn sample(
             Some(all)
         });
     Ok(Sample {
-        examples: examples?,
+        examples,
+        tokens,
         categories: Matrix::from_rows(
             readings.iter().map(|reading| &*reading.probabilities),
             encoder.bundle().categories.len(),
@@ -308,9 +311,6 @@ fn routers(guesses: &[Family], finals: Vec<Family>, scores: &Matrix) -> BTreeMap
         guessed: blend(parts.iter().map(|(weight, router)| (*weight, &router.guessed))),
         predicted: blend(parts.iter().map(|(weight, router)| (*weight, &router.predicted))),
     };
-    let halves: Vec<(f64, &Router)> =
-        ["coe_soft", "scorer"].iter().filter_map(|&name| Some((0.5, routers.get(name)?))).collect();
-    let cost_quality = mix(halves, "half coe_soft, half scorer".to_owned());
     let parts: Vec<&Matrix> = routers.values().map(|router: &Router| &router.guessed).collect();
     let weighted: Vec<(f64, &str, &Router)> = stack(&parts, scores)
         .into_iter()
@@ -321,7 +321,6 @@ fn routers(guesses: &[Family], finals: Vec<Family>, scores: &Matrix) -> BTreeMap
     let words: Vec<String> = weighted.iter().map(|(weight, name, _)| format!("{weight:.2} {name}")).collect();
     let ensemble =
         mix(weighted.into_iter().map(|(weight, _, router)| (weight, router)).collect(), words.join(" + "));
-    routers.insert("cost_quality".to_owned(), cost_quality);
     routers.insert("ensemble".to_owned(), ensemble);
     routers
 }

@@ -3,7 +3,9 @@ use std::fs;
 use std::path::Path;
 
 use training::eval::routing::{Report, RoutingEvalError, RoutingOptions, evaluate_routing};
-use training::learn::{LearnOptions, MappingOptions, mapping_of_set, pilots_of_set, scorers_of_set};
+use training::learn::{
+    LearnOptions, MappingOptions, ScorerTarget, mapping_of_set, pilots_of_set, scorers_of_set,
+};
 use training::outcomes::OutcomeSet;
 
 use crate::common::{encoder, tiny};
@@ -106,13 +108,18 @@ fn what_is_learnt_of_experts_fits_the_admin_api() {
     let error = mapping_of_set(&encoder, &set, &none, &learn, |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("raise one of them"), "{error}");
 
-    let scorers = scorers_of_set(&encoder, &set, &learn, |_, _| ()).unwrap();
+    let learnt = |target| scorers_of_set(&encoder, &set, target, &learn, |_, _| ()).unwrap();
+    let scorers = learnt(ScorerTarget::Score);
     let read = encoder.features_batch(&["sort the list in python 5"], |_| ()).unwrap();
     let score = |expert: &str| {
         let scorer = &scorers.experts[expert];
-        scorer.bias + scorer.weights.iter().zip(&*read[0].embedding).map(|(w, x)| w * x).sum::<f32>()
+        let embedding = scorer.weights.iter().zip(&*read[0].embedding).map(|(w, x)| w * x).sum::<f32>();
+        scorer.bias + scorer.length * (1.0 + read[0].tokens as f32).ln() + embedding
     };
     assert!(score("small") > score("large"), "{} {}", score("small"), score("large"));
+    assert!(!scorers.experts["small"].over_mapping);
+    let over = learnt(ScorerTarget::OverMapping { pseudo_counts: 10.0 });
+    assert!(over.experts.values().all(|scorer| scorer.over_mapping));
 
     let pilots = pilots_of_set(&encoder, &set, &learn, |_, _| ()).unwrap();
     assert_eq!(pilots.experts["small"].vectors.len(), 1);

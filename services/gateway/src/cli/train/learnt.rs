@@ -6,8 +6,8 @@ use encoder::Encoder;
 use serde::Serialize;
 use serde_json::json;
 use training::learn::{
-    LearnError, LearnOptions, Learnt, LearntMapping, MappingOptions, mapping_of_feedback, mapping_of_set,
-    pilots_of_set, scorers_of_set,
+    LearnError, LearnOptions, Learnt, LearntMapping, MappingOptions, ScorerTarget, mapping_of_feedback,
+    mapping_of_set, pilots_of_set, scorers_of_set,
 };
 use training::mapping::programme::ProgrammeError;
 use training::outcomes::OutcomeSet;
@@ -124,10 +124,31 @@ pub(super) fn mapping(args: &MappingArgs) -> Result<(), Failure> {
     say("put it in place by PUT /admin/v1/mapping")
 }
 
+/// Arguments of `train scorer`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ScorerArgs {
+    #[command(flatten)]
+    set: SetArgs,
+    /// Learn what `train mapping` with these pseudo-counts leaves over: the scorer is then added to that mapping.
+    #[arg(long, value_name = "PSEUDO_COUNTS", num_args = 0..=1, default_missing_value = "10")]
+    over_mapping: Option<f64>,
+}
+
 /// `train scorer`.
-pub(super) fn scorer(args: &SetArgs) -> Result<(), Failure> {
-    let learnt = with_set(args, |encoder, set, learn| scorers_of_set(encoder, set, learn, reading))?;
-    told(args, &learnt, "scorers")
+pub(super) fn scorer(args: &ScorerArgs) -> Result<(), Failure> {
+    let target = match args.over_mapping {
+        None => ScorerTarget::Score,
+        Some(pseudo_counts) if pseudo_counts.is_finite() && pseudo_counts >= 0.0 => {
+            ScorerTarget::OverMapping { pseudo_counts }
+        }
+        Some(other) => {
+            let problem = format!("--over-mapping must be a number that is not negative, not {other}");
+            return Err(Failure::Usage(problem));
+        }
+    };
+    let learnt =
+        with_set(&args.set, |encoder, set, learn| scorers_of_set(encoder, set, target, learn, reading))?;
+    told(&args.set, &learnt, "scorers")
 }
 
 /// `train pilots`.

@@ -1,13 +1,18 @@
 //! Routers, each as what it predicts of every model on every prompt.
 
-use routing::{ExpertFacts, ExpertId, Features, Fleet, Policy, PolicyConfig, PolicyError, Request};
+use std::sync::Arc;
+
+use routing::{
+    ExpertFacts, ExpertId, Features, Fleet, Knn, KnnConfig, Neighbour, Plan, Policy, PolicyConfig,
+    PolicyError, Request, Signals,
+};
 use serde_json::{Value, json};
 
 use super::material::{Fold, Sample, one_hot};
 use crate::clusters::{Clusters, similarity};
 use crate::linalg::{Matrix, add, dot, scale};
 use crate::mapping::Skills;
-use crate::scorer::Moments;
+use crate::scorer::{Moments, Scorers};
 
 /// A router with the settings that it can have, and what it predicts under each.
 pub(super) struct Family {
@@ -25,12 +30,16 @@ const USUAL_PSEUDO: f64 = 10.0;
 const RESIDUAL_PSEUDO: f64 = 30.0;
 /// Numbers of clusters that are tried.
 const CLUSTERS: [usize; 3] = [16, 32, 64];
-/// Numbers of neighbours that are tried.
-const NEIGHBOURS: [usize; 3] = [50, 100, 200];
-/// A neighbour weighs exp((similarity - 1) / this).
-const NEIGHBOUR_TEMPERATURE: f32 = 0.1;
+/// Settings of policy `knn` that are tried: k, tau, pseudo-counts. Between prompts that are not near copies the
+/// similarity is about a half, so that a neighbour then weighs about exp(-0.5 / tau).
+const NEIGHBOURS: [(usize, f32, f32); 5] =
+    [(50, 0.1, 0.1), (100, 0.1, 0.1), (200, 0.1, 0.1), (200, 0.05, 0.01), (100, 0.1, 5.0)];
 /// Penalties of the scorers that are tried.
-const ALPHAS: [f64; 4] = [3.0, 10.0, 30.0, 100.0];
+const ALPHAS: [f64; 5] = [3.0, 10.0, 30.0, 100.0, 300.0];
+/// Powers that the domains' probabilities are raised to: the head learns with smoothed labels, which makes it timid.
+const SHARPNESS: [f64; 3] = [1.0, 1.5, 2.0];
+/// That which is used where it is not chosen: the best over the sets in cross-validation.
+const USUAL_SHARPNESS: f64 = 1.5;
 
 /// Fits every router to the rows to learn from and lets it predict the others.
 ///
@@ -43,17 +52,26 @@ pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyErro
     let named = |name, variants| Family { name, variants };
     let hard = policy(json!({"kind": "coe", "hard": true}))?;
     let soft = policy(json!({"kind": "coe"}))?;
+    let trade = policy(json!({"kind": "cost_quality"}))?;
+    let alone = policy(json!({"kind": "cost_quality", "blend": 1.0}))?;
     let of = |what: &str, value: &dyn std::fmt::Display| format!("{what} {value}");
 
-    let by_domain = |policy: &dyn Policy| -> Vec<(String, Matrix)> {
-        let planned = |m: f64| (of("pseudo-counts", &m), scores_of(policy, &skills(m), shares));
-        PSEUDO.map(planned).into()
-    };
+    let mut by_domain = Vec::new();
+    for sharpness in SHARPNESS {
+        let shares = sharpened(shares, sharpness);
+        for pseudo in PSEUDO {
+            let words = format!("sharpness {sharpness}, pseudo-counts {pseudo}");
+            by_domain.push((words, scores_of(&*soft, &skills(pseudo), &shares, None)));
+        }
+    }
+    let by_label = PSEUDO.map(|m| (of("pseudo-counts", &m), scores_of(&*hard, &skills(m), shares, None)));
     let by_category = Skills::fit(&learn.categories, &learn.scores, USUAL_PSEUDO);
     // What the domains leave unexplained, by clusters: two resolutions of one mapping.
     let usual = skills(USUAL_PSEUDO);
-    let coarse = usual.expected(shares);
-    let left = blend([(1.0, &learn.scores), (-1.0, &usual.expected(&labels))].into_iter());
+    let shares = sharpened(shares, USUAL_SHARPNESS);
+    let coarse = usual.expected(&shares);
+    let explained = usual.expected(&labels);
+    let left = blend([(1.0, &learn.scores), (-1.0, &explained)].into_iter());
     let (mut k_means, mut refined) = (Vec::new(), Vec::new());
     for k in CLUSTERS.into_iter().filter(|&k| k < learn.len()) {
         let (learnt, asked) = cluster_shares(fold, k, seed);
@@ -63,19 +81,47 @@ pub(super) fn families(fold: &Fold, seed: u64) -> Result<Vec<Family>, PolicyErro
         let fine = Skills::fit(&learnt, &left, RESIDUAL_PSEUDO).expected(&asked);
         refined.push((words, blend([(1.0, &coarse), (1.0, &fine)].into_iter())));
     }
-    let moments = Moments::new(&learn.embeddings(), &learn.scores);
-    let embeddings = predict.embeddings();
-    let scorer = |alpha: f64| (of("alpha", &alpha), moments.fit(alpha).predict(&embeddings));
+    let inputs = learn.embeddings();
+    let moments = Moments::new(&inputs, &learn.tokens, &learn.scores);
+    let over = Moments::new(&inputs, &learn.tokens, &left);
+    let (mut scorer, mut cost_quality) = (Vec::new(), Vec::new());
+    for alpha in ALPHAS {
+        let beside = moments.fit(alpha);
+        let words = of("alpha", &alpha);
+        scorer.push((words.clone(), scores_of(&*alone, &usual, &shares, Some((&beside, predict)))));
+        let both = scores_of(&*trade, &usual, &shares, Some((&beside, predict)));
+        cost_quality.push((format!("{words}, half and half"), both));
+        let over = over.fit(alpha).over_mapping();
+        let sum = scores_of(&*trade, &usual, &shares, Some((&over, predict)));
+        cost_quality.push((format!("{words}, over the mapping"), sum));
+    }
 
     Ok(vec![
-        named("coe_hard", by_domain(&*hard)),
-        named("coe_soft", by_domain(&*soft)),
-        named("coe_categories", vec![(String::new(), scores_of(&*soft, &by_category, &predict.categories))]),
+        named("coe_hard", by_label.into()),
+        named("coe_soft", by_domain),
+        named(
+            "coe_categories",
+            vec![(String::new(), scores_of(&*soft, &by_category, &predict.categories, None))],
+        ),
         named("coe_refined", refined),
         named("k_means", k_means),
-        named("knn", neighbours(learn, predict)),
-        named("scorer", ALPHAS.map(scorer).into()),
+        named("knn", neighbours(learn, predict)?),
+        named("scorer", scorer),
+        named("cost_quality", cost_quality),
     ])
+}
+
+/// Each row's shares to that power, and made to sum to 1: what another temperature of the calibration makes of them.
+fn sharpened(shares: &Matrix, power: f64) -> Matrix {
+    let mut sharp = shares.clone();
+    for row in sharp.data.chunks_exact_mut(shares.cols.max(1)) {
+        for share in row.iter_mut() {
+            *share = share.powf(power);
+        }
+        let sum = row.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        scale(row, 1.0 / sum);
+    }
+    sharp
 }
 
 /// How much the rows to learn from and those to predict belong to each of `k` clusters.
@@ -103,66 +149,102 @@ fn policy(settings: Value) -> Result<Box<dyn Policy>, PolicyError> {
     read.map_err(|error| PolicyError { field: "kind", problem: error.to_string() })?.build()
 }
 
-/// What a policy of the gateway scores every model, given category shares.
-fn scores_of(policy: &dyn Policy, skills: &Skills, shares: &Matrix) -> Matrix {
-    let models = skills.overall.len();
-    // Ids in the order of the models, so that sorting by id keeps it.
-    let ids: Vec<ExpertId> =
-        (0..models).filter_map(|model| ExpertId::new(format!("m{model:05}")).ok()).collect();
+/// Ids in the order of the models, so that sorting by id keeps it.
+fn ids(models: usize) -> Vec<ExpertId> {
+    (0..models).filter_map(|model| ExpertId::new(format!("m{model:05}")).ok()).collect()
+}
+
+/// The models as experts, with the skills of each.
+fn experts(ids: &[ExpertId], skills: impl Fn(usize) -> Vec<f64>) -> Vec<ExpertFacts> {
     let expert = |(model, id): (usize, &ExpertId)| ExpertFacts {
-        skills: skills.by_category.iter().map(|row| row[model] as f32).collect(),
+        skills: skills(model).into_iter().map(|w| w as f32).collect(),
         ..ExpertFacts::new(id.clone())
     };
-    let fleet = Fleet {
-        categories: (0..shares.cols).map(|category| category.to_string().into()).collect(),
-        experts: ids.iter().enumerate().map(expert).collect(),
-    };
-    let mut scores = Matrix::zeros(shares.rows(), models);
-    for (row, shares) in shares.iter().enumerate() {
-        let features = Features {
-            probabilities: shares.iter().map(|&share| share as f32).collect(),
+    ids.iter().enumerate().map(expert).collect()
+}
+
+/// Puts a plan's scores in the models' places.
+fn put(plan: &Plan, ids: &[ExpertId], to: &mut [f64]) {
+    for candidate in &plan.candidates {
+        if let Ok(model) = ids.binary_search(&candidate.expert) {
+            to[model] = f64::from(candidate.score);
+        }
+    }
+}
+
+/// What a policy of the gateway scores every model on every row, given category shares and, where it reads them,
+/// scorers.
+fn scores_of(
+    policy: &dyn Policy,
+    skills: &Skills,
+    shares: &Matrix,
+    learnt: Option<(&Scorers, &Sample)>,
+) -> Matrix {
+    let ids = ids(skills.overall.len());
+    let mut experts = experts(&ids, |model| skills.by_category.iter().map(|row| row[model]).collect());
+    if let Some((scorers, _)) = learnt {
+        for (model, expert) in experts.iter_mut().enumerate() {
+            let scorer = Some(Arc::new(scorers.of(model)));
+            expert.signals = Signals { scorer, ..Signals::default() }.into();
+        }
+    }
+    let categories = (0..shares.cols).map(|category| category.to_string().into()).collect();
+    let fleet = Fleet { categories, experts };
+    let mut scores = Matrix::zeros(shares.rows(), ids.len());
+    for (row, probabilities) in shares.iter().enumerate() {
+        let mut features = Features {
+            probabilities: probabilities.iter().map(|&share| share as f32).collect(),
             ..Features::default()
         };
-        let request = Request { features: Some(features), ..Request::default() };
-        for candidate in policy.plan(&request, &fleet, 0).candidates {
-            if let Ok(model) = ids.binary_search(&candidate.expert) {
-                scores.row_mut(row)[model] = f64::from(candidate.score);
-            }
+        if let Some((_, sample)) = learnt {
+            features.embedding = sample.embedding(row).clone();
+            features.tokens = sample.tokens[row];
         }
+        let request = Request { features: Some(features), ..Request::default() };
+        put(&policy.plan(&request, &fleet, 0), &ids, scores.row_mut(row));
     }
     scores
 }
 
-/// Means over the nearest rows, weighted by nearness, with a few pseudo-counts of the overall mean.
-fn neighbours(learn: &Sample, predict: &Sample) -> Vec<(String, Matrix)> {
+/// What policy `knn` makes of the nearest rows.
+fn neighbours(learn: &Sample, predict: &Sample) -> Result<Vec<(String, Matrix)>, PolicyError> {
     let overall = learn.scores.mean();
-    let mut variants: Vec<(String, Matrix)> = NEIGHBOURS
+    let ids = ids(overall.len());
+    let fleet =
+        Fleet { categories: ["all".into()].into(), experts: experts(&ids, |model| vec![overall[model]]) };
+    let outcomes: Vec<Arc<[(ExpertId, f32)]>> = learn
+        .scores
         .iter()
-        .map(|k| (format!("neighbours {k}"), Matrix::zeros(predict.len(), overall.len())))
+        .map(|scores| ids.iter().cloned().zip(scores.iter().map(|&score| score as f32)).collect())
         .collect();
+    let mut variants = Vec::new();
+    for (k, tau, pseudo_counts) in NEIGHBOURS {
+        let policy = Knn::new(KnnConfig { k, tau, pseudo_counts, robust: None })?;
+        let words = format!("k {k}, tau {tau}, pseudo-counts {pseudo_counts}");
+        variants.push((words, policy, Matrix::zeros(predict.len(), overall.len())));
+    }
+    let most = NEIGHBOURS.iter().map(|(k, ..)| *k).max().unwrap_or(0).min(learn.len());
     let mut near: Vec<(f32, usize)> = Vec::with_capacity(learn.len());
     for row in 0..predict.len() {
         near.clear();
         near.extend((0..learn.len()).map(|i| (similarity(predict.embedding(row), learn.embedding(i)), i)));
-        let most = NEIGHBOURS[NEIGHBOURS.len() - 1].min(near.len());
+        let nearest_first = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         if most < near.len() {
-            near.select_nth_unstable_by(most, |a, b| b.0.total_cmp(&a.0));
+            near.select_nth_unstable_by(most, nearest_first);
         }
-        near[..most].sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let nearest = near.first().map_or(0.0, |(similarity, _)| *similarity);
-        for (k, (_, means)) in NEIGHBOURS.iter().zip(&mut variants) {
-            let mut total = 5.0;
-            let to = means.row_mut(row);
-            add(to, &overall, total);
-            for (similarity, i) in &near[..most.min(*k)] {
-                let weight = f64::from(((similarity - nearest) / NEIGHBOUR_TEMPERATURE).exp());
-                add(to, learn.scores.row(*i), weight);
-                total += weight;
-            }
-            scale(to, 1.0 / total);
+        near[..most].sort_unstable_by(nearest_first);
+        let remembered =
+            |&(similarity, i): &(f32, usize)| Neighbour { similarity, outcomes: outcomes[i].clone() };
+        let request = Request {
+            features: Some(Features::default()),
+            neighbours: near[..most].iter().map(remembered).collect(),
+            ..Request::default()
+        };
+        for (_, policy, scores) in &mut variants {
+            put(&policy.plan(&request, &fleet, 0), &ids, scores.row_mut(row));
         }
     }
-    variants
+    Ok(variants.into_iter().map(|(words, _, scores)| (words, scores)).collect())
 }
 
 /// A weighted sum of predictions.
@@ -232,7 +314,7 @@ mod tests {
         let scores = Matrix { cols: 3, data: vec![0.9, 0.2, 0.5, 0.1, 0.8, 0.5] };
         let skills = Skills::fit(&shares, &scores, 0.0);
         let asked = Matrix { cols: 2, data: vec![0.25, 0.75] };
-        let planned = scores_of(&*policy(json!({"kind": "coe"})).unwrap(), &skills, &asked);
+        let planned = scores_of(&*policy(json!({"kind": "coe"})).unwrap(), &skills, &asked, None);
         for (got, wanted) in planned.data.iter().zip(&skills.expected(&asked).data) {
             assert!((got - wanted).abs() < 1e-6, "{got} {wanted}");
         }

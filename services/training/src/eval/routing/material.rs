@@ -31,6 +31,8 @@ pub(super) struct Sample {
     pub categories: Matrix,
     /// Index of the domain; nothing for a domain that has no row to learn from.
     pub domains: Vec<Option<usize>>,
+    /// Tokens of the whole prompt, as [`routing::Features::tokens`] counts them.
+    pub tokens: Vec<u32>,
     /// `[n, models]`.
     pub scores: Matrix,
     /// `[n, models]`: USD of each call, where it is known.
@@ -57,6 +59,7 @@ impl Sample {
             examples: rows.iter().map(|&row| self.examples[row].clone()).collect(),
             categories: self.categories.pick(rows),
             domains: rows.iter().map(|&row| self.domains[row]).collect(),
+            tokens: rows.iter().map(|&row| self.tokens[row]).collect(),
             scores: self.scores.pick(rows),
             spent: self.spent.as_ref().map(|spent| spent.pick(rows)),
         }
