@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::support::{ask, llm, mock, until};
 
 const CODE: &str = "Write a Python function that reverses a linked list.";
+/// The shipped router's space.
+const SPACE: &str = "guildhall-minilm-l6";
 const LAW: &str = "Is a verbal contract for the sale of land binding under English law?";
 
 /// A route for every policy, each under other modifiers.
@@ -76,7 +78,7 @@ impl Bed {
     }
 
     async fn embedding(&self, text: &str) -> Value {
-        let body = json!({"model": "all-minilm-l6-v2", "input": text});
+        let body = json!({"model": SPACE, "input": text});
         let answer = self.client.post(&self.gateway.v1("embeddings"), &body).await.unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()["data"][0]["embedding"].clone()
@@ -101,9 +103,8 @@ async fn pilots_decide_as_soon_as_they_are_set_and_the_write_tells_what_changes(
     let bed = Bed::start().await;
     let first = bed.chat("pilots", CODE, &[]).await;
     assert_eq!(first.header("x-guildhall-path"), "fallback", "nobody has pilots");
-    let pilots = async |text: &str| {
-        json!({"encoder": "all-minilm-l6-v2", "vectors": [bed.embedding(text).await]}).to_string()
-    };
+    let pilots =
+        async |text: &str| json!({"encoder": SPACE, "vectors": [bed.embedding(text).await]}).to_string();
     let coder = pilots("a function in Python that sorts a list").await;
     let dry = bed.admin("PUT", "pilots/coder?dry_run=true", &coder).await;
     assert_eq!(dry.status, 200, "{}", dry.text());
@@ -120,7 +121,7 @@ async fn pilots_decide_as_soon_as_they_are_set_and_the_write_tells_what_changes(
     assert_eq!(bed.chat("pilots", CODE, &[]).await.header("x-guildhall-expert"), "coder");
     assert_eq!(bed.chat("pilots", LAW, &[]).await.header("x-guildhall-expert"), "lawyer");
 
-    let narrow = json!({"encoder": "all-minilm-l6-v2", "vectors": [[1.0, 2.0]]}).to_string();
+    let narrow = json!({"encoder": SPACE, "vectors": [[1.0, 2.0]]}).to_string();
     let refused = bed.admin("PUT", "pilots/general", &narrow).await;
     assert_eq!((refused.status, &refused.json()["error"]["param"]), (422, &json!("vectors[0]")));
 }
@@ -142,11 +143,10 @@ async fn every_policy_under_modifiers_is_replayed_to_the_same_plan() {
     let bed = Bed::start().await;
     for (at, id) in ["coder", "general", "lawyer"].into_iter().enumerate() {
         let vector = bump(at);
-        let space = "all-minilm-l6-v2";
         for (path, body) in [
-            ("gates", json!({"encoder": space, "vector": vector})),
-            ("pilots", json!({"encoder": space, "vectors": [vector]})),
-            ("scorers", json!({"encoder": space, "weights": vector, "bias": 0.5})),
+            ("gates", json!({"encoder": SPACE, "vector": vector})),
+            ("pilots", json!({"encoder": SPACE, "vectors": [vector]})),
+            ("scorers", json!({"encoder": SPACE, "weights": vector, "bias": 0.5})),
         ] {
             let answer = bed.admin("PUT", &format!("{path}/{id}"), &body.to_string()).await;
             assert_eq!(answer.status, 200, "{}", answer.text());

@@ -64,6 +64,9 @@ pub struct TrainOptions {
     pub min_rows: u32,
     /// Share of the target that goes to all categories evenly.
     pub label_smoothing: f32,
+    /// What the head's scores are divided by; without it what suits the validation rows, and those that were left out
+    /// with their sources, best.
+    pub temperature: Option<f32>,
     /// How far the weights of rows even their (category, source) pairs out: a row weighs n^-x, where n rows have
     /// its pair. 0 leaves every row its weight, 1 gives every pair the same.
     pub source_balance: f32,
@@ -108,6 +111,7 @@ impl TrainOptions {
             first_stage_penalty: 3e-6,
             min_rows: 2,
             label_smoothing: 0.0,
+            temperature: None,
             source_balance: 0.0,
             category_balance: 0.0,
             leave_out: None,
@@ -287,6 +291,8 @@ fn check(options: &TrainOptions) -> Result<(), TrainError> {
         Some(("embedding_penalty", "must be a number that is not negative"))
     } else if !penalty(options.first_stage_penalty) {
         Some(("first_stage_penalty", "must be a number that is not negative"))
+    } else if options.temperature.is_some_and(|t| !(t.is_finite() && t > 0.0)) {
+        Some(("temperature", "must be a number above 0"))
     } else if !(0.0..1.0).contains(&options.label_smoothing) {
         Some(("label_smoothing", "must be at least 0 and below 1"))
     } else if !(0.0..=1.0).contains(&options.distillation) {

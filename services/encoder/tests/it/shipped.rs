@@ -41,3 +41,28 @@ fn a_prompt_gives_the_same_alone_and_in_a_mixed_batch() {
         }
     }
 }
+
+/// The trainer fits heads to what the graph's own head reads: the mean, `[CLS]`, the first and the last tokens.
+#[test]
+fn the_head_reads_the_ends_of_a_prompt_apart_from_its_mean() {
+    let encoder = shipped(&config());
+    let prompts = ["Fix it. ".to_owned() + &"The cat sat on the mat. ".repeat(9), "Hello".to_owned()];
+    let features = encoder.features_batch(&prompts, |_| ()).unwrap();
+    let inputs = encoder.head_inputs(&prompts, |_| ()).unwrap();
+    for (features, input) in features.iter().zip(&inputs) {
+        let width = features.embedding.len();
+        assert_eq!(input.len(), 4 * width);
+        for part in input.chunks_exact(width) {
+            let norm = part.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!((norm - 0.5).abs() < 1e-4, "{norm}");
+        }
+        assert!(input.iter().zip(&*features.embedding).all(|(a, b)| (2.0 * a - b).abs() < 1e-4));
+    }
+    let similar = |input: &[f32], at: usize| {
+        let (mean, part) = (&input[..384], &input[384 * at..384 * (at + 1)]);
+        4.0 * mean.iter().zip(part).map(|(a, b)| a * b).sum::<f32>()
+    };
+    // "[CLS] hello [SEP]" has no more tokens than an end: both ends are the whole.
+    assert!(similar(&inputs[1], 2) > 0.999 && similar(&inputs[1], 3) > 0.999);
+    assert!(similar(&inputs[0], 2) < 0.99, "the long prompt begins as it does not go on");
+}

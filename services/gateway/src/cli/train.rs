@@ -79,6 +79,9 @@ pub(super) struct Args {
     /// Share of the target that goes to all categories evenly.
     #[arg(long)]
     label_smoothing: Option<f32>,
+    /// What the head's scores are divided by, instead of what suits the validation rows.
+    #[arg(long, value_name = "X")]
+    temperature: Option<f32>,
     /// Evens the (category, source) pairs out: a row weighs n^-x for n rows with its pair; 0 to 1.
     #[arg(long, value_name = "X")]
     source_balance: Option<f32>,
@@ -156,6 +159,7 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
     set(&mut options.lexical_penalty, args.lexical_penalty);
     set(&mut options.embedding_penalty, args.embedding_penalty);
     set(&mut options.first_stage_penalty, args.first_stage_penalty);
+    options.temperature = args.temperature;
     set(&mut options.min_rows, args.min_rows);
     set(&mut options.label_smoothing, args.label_smoothing);
     set(&mut options.source_balance, args.source_balance);

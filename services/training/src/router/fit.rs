@@ -80,7 +80,9 @@ pub(super) fn fit(
     let rounded = Rounded::new(head, storage);
     let logits: Vec<Vec<f32>> = valid.iter().map(|example| rounded.head.logits(example)).collect();
     let strangers = left_out.as_ref().map_or(&[][..], |report| report.losses.as_slice());
-    let temperature = calibrate::shared_temperature((&logits, &material.valid_labels), strangers);
+    let temperature = options
+        .temperature
+        .unwrap_or_else(|| calibrate::shared_temperature((&logits, &material.valid_labels), strangers));
     let report = valid_report(&logits, &material.valid_labels, temperature);
     let first = vectors.map(|vectors| {
         let heads = first::Heads { full: &rounded.head, temperature };
