@@ -244,7 +244,7 @@ pub fn load_runtime(flag: Option<&Path>, ort_dylib_path: Option<&Path>) -> Resul
 }
 
 /// Where a bundle lies: a path as it stands, a plain name below `router-models` in the working directory,
-/// in one of the executable's ancestors, or in `/usr/share/guildhall`.
+/// in one of the executable's ancestors, or in `/usr/share/guildhall`, or in the working directory itself.
 ///
 /// # Errors
 /// [`StartError::Router`] that lists the places.
@@ -258,6 +258,8 @@ pub fn find_bundle(name: &str) -> Result<PathBuf, StartError> {
         places.extend(exe.ancestors().skip(1).map(below));
     }
     places.push(below(Path::new("/usr/share/guildhall")));
+    // What a training run has just written: `--out NAME`, then `--bundle NAME`.
+    places.push(PathBuf::from(name));
     if let Some(found) = places.iter().find(|p| p.join("bundle.yaml").is_file()) {
         return Ok(found.clone());
     }
