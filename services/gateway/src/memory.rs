@@ -35,7 +35,7 @@ pub struct Memory {
 /// What came of an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = MemoryAdded)]
-pub(crate) struct Added {
+pub(crate) struct Uploaded {
     /// Prompts that were not there before.
     added: usize,
     /// Prompts that took the place of one with their id.
@@ -92,13 +92,13 @@ impl Memory {
         source: impl Read,
         view: &View,
         entry: Option<AuditEntry>,
-    ) -> Result<Added, ApiError> {
+    ) -> Result<Uploaded, ApiError> {
         let prompts = lines::read(source, &self.config, &view.router)?;
         let outcomes = prompts.iter().flat_map(|prompt| prompt.outcomes.iter());
         let unknown = outcomes.filter(|(expert, _)| view.experts.get(expert.as_str()).is_none());
         let unknown_experts = unknown.map(|(expert, _)| expert.to_string()).collect();
         let kept = self.keep(prompts, entry).map_err(refusal)?;
-        Ok(Added { added: kept.added, replaced: kept.replaced, prompts: kept.total, unknown_experts })
+        Ok(Uploaded { added: kept.added, replaced: kept.replaced, prompts: kept.total, unknown_experts })
     }
 
     fn keep(&self, prompts: Vec<PastPrompt>, entry: Option<AuditEntry>) -> Result<Kept, MemoryError> {
@@ -145,7 +145,7 @@ mod tests {
             detail: serde_json::Value::Null,
         };
         let width = 1000;
-        let many = (0..INLINE / width + 1).map(|n| {
+        let many = (0..=INLINE / width).map(|n| {
             let mut embedding = vec![0.0; width];
             embedding[n] = 1.0;
             PastPrompt {

@@ -21,7 +21,7 @@ use super::read::{Name, Params};
 use super::upload;
 use crate::catalog::{Space, View};
 use crate::error::ApiError;
-use crate::memory::{Added, Line};
+use crate::memory::{Line, Uploaded};
 use crate::pipeline::now_ms;
 
 /// A past prompt. Its text is not kept.
@@ -142,7 +142,7 @@ pub(super) async fn list(
     params(WriteParams),
     request_body(content = Line, content_type = "application/x-ndjson"),
     responses(
-        (status = 200, description = "What was added, or would be in a dry run", body = Added),
+        (status = 200, description = "What was added, or would be in a dry run", body = Uploaded),
         (status = 409, description = "There is no room for them (memory.max_prompts)", body = ErrorBody),
         (status = 413, description = "The upload is longer than memory.max_upload_bytes", body = ErrorBody),
         (status = 422, description = "A line is not usable; the message names it, `param` the place", body = ErrorBody),
@@ -154,7 +154,7 @@ pub(super) async fn add(
     actor: Actor,
     Params(WriteParams { dry_run }): Params<WriteParams>,
     request: Request<HttpBody>,
-) -> Result<Json<Added>, ApiError> {
+) -> Result<Json<Uploaded>, ApiError> {
     let (memory, view) = (admin.app.pipeline.memory.clone(), admin.view());
     let entry = (!dry_run).then(|| entry(&actor, "add", "memory".into()));
     let add = move |source| memory.add(source, &view, entry);

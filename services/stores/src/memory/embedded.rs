@@ -42,7 +42,9 @@ impl EmbeddedMemory {
             let page = store.past_prompts(&after, PAGE)?;
             let Some(last) = page.last() else { break };
             last.id.as_ref().clone_into(&mut after);
-            page.iter().for_each(|prompt| index.push(prompt));
+            for prompt in &page {
+                index.push(prompt);
+            }
         }
         Ok(Self { store, index: ArcSwap::from_pointee(index), turn: Mutex::default() })
     }
@@ -99,7 +101,9 @@ impl PromptMemory for EmbeddedMemory {
         let mut after =
             if kept.replaced > 0 { before.without(|id| ids.contains(id)) } else { Index::clone(&before) };
         let last: BTreeMap<&str, &PastPrompt> = prompts.iter().map(|prompt| (&*prompt.id, prompt)).collect();
-        last.values().for_each(|prompt| after.push(prompt));
+        for prompt in last.values() {
+            after.push(prompt);
+        }
         self.store.change_memory(entry, |transaction| {
             let mut memory = transaction.open_table(MEMORY)?;
             for prompt in last.values() {

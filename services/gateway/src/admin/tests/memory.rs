@@ -8,7 +8,7 @@ use stores::{EmbeddedStore, Options};
 use super::fixture::{Answer, Api, FILE, OPERATOR, TOKEN};
 
 async fn add_as(api: &Api, token: &str, query: &str, lines: &[Value]) -> Answer {
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let text = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     let request = Request::post(format!("/admin/v1/memory{query}"))
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .header(header::CONTENT_TYPE, "application/x-ndjson");
