@@ -22,6 +22,7 @@ mod keys;
 mod lifecycle;
 mod limits;
 mod load_harness;
+mod memory;
 mod messages_experts;
 mod policies;
 mod privacy;

@@ -17,6 +17,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("quality", "{kind: cost_quality, lambda: 0.0}", "{balance: {window: 2}}"),
     ("gates", "{kind: gates, robust: {expert: general}}", "{adaptive: {mass: 0.6}}"),
     ("glider", "{kind: glider, p: 0.95}", "{explore: {share: 0.5}}"),
+    ("past", "{kind: knn, k: 2, pseudo_counts: 1.0}", "{stickiness: {rho: 0.1}, explore: {share: 0.3}}"),
     (
         "pilots",
         "{kind: router_retriever}",
@@ -152,6 +153,8 @@ async fn every_policy_under_modifiers_is_replayed_to_the_same_plan() {
             assert_eq!(answer.status, 200, "{}", answer.text());
         }
     }
+    let past = json!({"text": CODE, "outcomes": {"coder": 0.9, "general": 0.5, "lawyer": 0.2}});
+    assert_eq!(bed.admin("POST", "memory", &past.to_string()).await.status, 200);
     // Descriptions are embedded beside the requests.
     until("the descriptions are embedded", async || {
         bed.explain("glider", CODE).await["candidates"].as_array().is_some_and(|all| all.len() == 3)

@@ -16,6 +16,7 @@ mod feedback;
 mod impact;
 mod keys;
 mod mapping;
+mod memory;
 mod merge;
 mod operation;
 mod page;
@@ -115,6 +116,8 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(signals::get_pilots, signals::put_pilots, signals::delete_pilots))
         .routes(routes!(signals::list_scorers))
         .routes(routes!(signals::get_scorer, signals::put_scorer, signals::delete_scorer))
+        .routes(routes!(memory::list, memory::add, memory::clear))
+        .routes(routes!(memory::get, memory::delete))
         .routes(routes!(routes::list, routes::create))
         .routes(routes!(routes::get, routes::replace, routes::patch, routes::delete))
         .routes(routes!(bundles::list, bundles::upload))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use encoder::{Encoder, Runtime};
 use experts::{Client, Registry};
 use prometheus_client::registry::Registry as MetricsRegistry;
-use stores::{Change, EmbeddedStore, Kind, Write};
+use stores::{Change, EmbeddedMemory, EmbeddedStore, Kind, Write};
 use tokio::sync::Semaphore;
 
 use crate::admin::token::{AdminToken, Credentials, TokenHash};
@@ -21,6 +21,7 @@ use crate::decision::DecisionLog;
 use crate::feedback::Feedback;
 use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::fleet::Fleet;
 use crate::pipeline::Pipeline;
@@ -137,6 +138,10 @@ impl App {
             catalog,
             shadow,
             feedback: Feedback::new(store.clone(), config.feedback.clone(), &mut metrics),
+            memory: Arc::new(Memory::new(
+                Arc::new(EmbeddedMemory::open(store.clone())?),
+                config.memory.clone(),
+            )),
             router_deadline: Duration::from_millis(config.router.deadline_ms),
             gatekeeper: gatekeeper(&config),
             ledger: Arc::new(crate::usage::restore(&store)?),

@@ -34,6 +34,7 @@ use check::{check, named_by};
 use describe::Descriptions;
 use desired::Owner;
 pub use desired::{Declared, Desired, Edit, Entry, Object, Op, Table};
+pub(crate) use signals::WIDEST;
 pub use signals::{GateSpec, PilotsSpec, ScorerSpec, Signal};
 
 /// Who owns an object, and so who may change it.

@@ -51,6 +51,8 @@ enum Command {
     Teams(Box<admin_client::teams::Args>),
     /// List, upload, compare, switch and remove the router models of a running gateway.
     Bundles(Box<admin_client::bundles::Args>),
+    /// List, add and remove the past prompts that policy `knn` of a running gateway looks at.
+    Memory(Box<admin_client::memory::Args>),
     /// Train parts of the router.
     #[command(subcommand)]
     Train(train::Train),
@@ -123,6 +125,7 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => admin_client::keys::run(&args),
         Command::Teams(args) => admin_client::teams::run(&args),
         Command::Bundles(args) => admin_client::bundles::run(&args),
+        Command::Memory(args) => admin_client::memory::run(&args),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
     };

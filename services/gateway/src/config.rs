@@ -10,6 +10,7 @@ mod data;
 mod feedback;
 mod keys;
 mod load;
+mod memory;
 mod router;
 mod store;
 mod telemetry;
@@ -22,6 +23,7 @@ pub use data::DataConfig;
 pub use feedback::FeedbackConfig;
 pub use keys::{FileKey, FileSecret};
 pub use load::{ConfigError, Loaded, literal_secrets, load, parse, yaml};
+pub use memory::MemoryConfig;
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};
@@ -59,6 +61,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// What is kept of reported outcomes.
     pub feedback: FeedbackConfig,
+    /// The memory of past prompts.
+    pub memory: MemoryConfig,
     /// The experts. Those of the file are read-only in the admin API, which can add others.
     pub experts: Vec<ExpertSpec>,
     /// The public virtual models. `auto` is the one used when a request names none.
@@ -228,6 +232,7 @@ impl Config {
             ("store", self.store == other.store),
             ("telemetry", self.telemetry == other.telemetry),
             ("feedback", self.feedback == other.feedback),
+            ("memory", self.memory == other.memory),
         ];
         sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
     }

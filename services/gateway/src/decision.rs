@@ -4,7 +4,7 @@
 //! plan can be computed again. The most recent ones are kept in memory, in a ring of fixed length.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use routing::{Candidate, ExpertId, Modifier, Plan, Policy, Rejected};
@@ -182,6 +182,19 @@ pub struct Scored {
     pub probability: f32,
 }
 
+/// A past prompt that the policy looked at.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Neighbour)]
+pub struct Near {
+    /// Its name in the memory.
+    #[schema(value_type = String)]
+    pub id: Arc<str>,
+    /// Cosine of its embedding and the prompt's.
+    pub similarity: f32,
+    /// Scores from 0 to 1 that experts had on it.
+    pub outcomes: BTreeMap<ExpertId, f32>,
+}
+
 /// What was decided for one request.
 #[derive(Clone, Debug, Serialize)]
 pub struct Decision {
@@ -307,6 +320,16 @@ impl Planned {
         scored.truncate(n);
         scored
     }
+
+    /// The nearest past prompts that the policy looked at.
+    fn nearest(&self, n: usize) -> Vec<Near> {
+        let near = self.request.neighbours.iter().take(n).map(|neighbour| Near {
+            id: neighbour.id.clone(),
+            similarity: neighbour.similarity,
+            outcomes: neighbour.outcomes.iter().cloned().collect(),
+        });
+        near.collect()
+    }
 }
 
 impl Serialize for Planned {
@@ -314,6 +337,7 @@ impl Serialize for Planned {
         #[derive(Serialize)]
         struct Shown<'a> {
             categories: Vec<Scored>,
+            neighbours: Vec<Near>,
             needs: &'a routing::Needs,
             held_by: &'a Option<ExpertId>,
             lambda: Option<f32>,
@@ -324,6 +348,7 @@ impl Serialize for Planned {
         }
         Shown {
             categories: self.top_categories(5),
+            neighbours: self.nearest(5),
             needs: &self.request.needs,
             held_by: &self.request.held_by,
             lambda: self.request.lambda,

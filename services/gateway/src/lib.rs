@@ -17,6 +17,7 @@ pub mod feedback;
 pub mod http;
 mod ids;
 mod lifecycle;
+pub mod memory;
 mod metrics;
 pub mod outbound;
 pub mod pipeline;

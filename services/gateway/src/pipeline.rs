@@ -46,6 +46,7 @@ use crate::decision::{Decision, DecisionId, DecisionLog, End, Outcome, Reading};
 use crate::error::ApiError;
 use crate::feedback::Feedback;
 use crate::ids::Ids;
+use crate::memory::Memory;
 use crate::metrics::series::ExpertSeries;
 use crate::metrics::timing::Timing;
 use crate::metrics::{Metrics, Refused};
@@ -72,6 +73,8 @@ pub struct Pipeline {
     pub decisions: Arc<DecisionLog>,
     /// Takes reported outcomes of decisions.
     pub feedback: Feedback,
+    /// Past prompts, for policies that look at those near the one at hand.
+    pub memory: Arc<Memory>,
     /// A second router model that reads some prompts beside the first, if there is one.
     pub shadow: Arc<ArcSwapOption<Shadow>>,
     /// Who answered which conversation.
@@ -231,7 +234,7 @@ impl Pipeline {
         }
         let planned = self.plan(&view, &target, &request, context, trace).await?;
         if let (Some(shadow), Some(planned)) = (&*self.shadow.load(), &planned) {
-            shadow.offer(&request.text, context.id, planned);
+            shadow.offer(&request.text, context.id, planned, &self.memory);
         }
         let answer = self.call(&view, &target, planned, &request, context, trace, &mut hold).await?;
         let outgoing = respond::Outgoing { front, dialect: translated.dialect, answer, hold };

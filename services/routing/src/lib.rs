@@ -14,7 +14,6 @@ mod chance;
 mod features;
 mod fleet;
 mod id;
-mod knn;
 pub mod modifier;
 mod needs;
 mod plan;
@@ -25,12 +24,12 @@ mod vector;
 pub use features::{Features, Reads, Uncertainty};
 pub use fleet::{Availability, Capabilities, ExpertFacts, Fleet, Live};
 pub use id::{ExpertId, InvalidId};
-pub use knn::{Knn, KnnConfig};
 pub use modifier::Modifiers;
 pub use needs::Needs;
 pub use plan::{Basis, Candidate, Modifier, Obstacle, Plan, Reason, Rejected};
 pub use policy::{Policy, PolicyConfig, PolicyError, Wants};
 pub use signals::{Neighbour, Scorer, Signals};
+pub use vector::dot;
 
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@ mod cost_quality;
 mod fixed;
 mod gates;
 mod glider;
+mod knn;
 mod router_retriever;
 
 pub use coe::{Coe, CoeConfig, UncertaintyConfig};
@@ -12,6 +13,7 @@ pub use cost_quality::{CostQuality, CostQualityConfig, CostScale, PairConfig};
 pub use fixed::{Share, Static, StaticConfig};
 pub use gates::{Gates, GatesConfig};
 pub use glider::{Glider, GliderConfig};
+pub use knn::{Knn, KnnConfig};
 pub use router_retriever::{PilotPooling, RouterRetriever, RouterRetrieverConfig};
 
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,8 @@ pub enum PolicyConfig {
     Gates(GatesConfig),
     /// Gates and the similarity of the experts' descriptions.
     Glider(GliderConfig),
+    /// Outcomes of the nearest remembered prompts.
+    Knn(KnnConfig),
     /// Mean similarity to each expert's pilot embeddings.
     RouterRetriever(RouterRetrieverConfig),
     /// A fixed order, or a split by weight.
@@ -97,6 +101,7 @@ impl PolicyConfig {
             Self::CostQuality(config) => Box::new(CostQuality::new(config.clone())?),
             Self::Gates(config) => Box::new(Gates::new(config.clone())?),
             Self::Glider(config) => Box::new(Glider::new(config.clone())?),
+            Self::Knn(config) => Box::new(Knn::new(config.clone())?),
             Self::RouterRetriever(config) => Box::new(RouterRetriever::new(config.clone())?),
             Self::Static(config) => Box::new(Static::new(config.clone())?),
         })
@@ -109,6 +114,7 @@ impl PolicyConfig {
             Self::CostQuality(_) => "cost_quality",
             Self::Gates(_) => "gates",
             Self::Glider(_) => "glider",
+            Self::Knn(_) => "knn",
             Self::RouterRetriever(_) => "router_retriever",
             Self::Static(_) => "static",
         }

@@ -54,6 +54,8 @@ impl Scorer {
 /// One remembered prompt near the one at hand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Neighbour {
+    /// The name that it is remembered by.
+    pub id: Arc<str>,
     /// Cosine of the two embeddings, in -1..=1.
     pub similarity: f32,
     /// Scores in 0..=1 that experts had on it.

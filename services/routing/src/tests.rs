@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::policy::{
-    CoeConfig, CostQualityConfig, CostScale, GatesConfig, GliderConfig, PairConfig, PilotPooling,
+    CoeConfig, CostQualityConfig, CostScale, GatesConfig, GliderConfig, KnnConfig, PairConfig, PilotPooling,
     RobustConfig, RouterRetrieverConfig, Share, StaticConfig, UncertaintyConfig,
 };
 use crate::{
@@ -117,8 +117,11 @@ prop_compose! {
 
 fn any_neighbours() -> impl Strategy<Value = Arc<[Neighbour]>> {
     let outcomes = prop::collection::vec((any_id(), 0.0..=1.0f32), 0..6);
-    let neighbour = (-1.0..=1.0f32, outcomes)
-        .prop_map(|(similarity, outcomes)| Neighbour { similarity, outcomes: outcomes.into() });
+    let neighbour = (-1.0..=1.0f32, outcomes).prop_map(|(similarity, outcomes)| Neighbour {
+        id: "n".into(),
+        similarity,
+        outcomes: outcomes.into(),
+    });
     prop::collection::vec(neighbour, 0..6).prop_map(Arc::from)
 }
 
@@ -180,10 +183,14 @@ pub(crate) fn any_policy() -> impl Strategy<Value = PolicyConfig> {
         let pooling = if max { PilotPooling::Max } else { PilotPooling::Mean };
         PolicyConfig::RouterRetriever(RouterRetrieverConfig { pooling, robust })
     });
+    let knn =
+        (1..8usize, 0.01..2.0f32, 0.0..10.0f32, any_robust()).prop_map(|(k, tau, pseudo_counts, robust)| {
+            PolicyConfig::Knn(KnnConfig { k, tau, pseudo_counts, robust })
+        });
     let order = prop::collection::btree_map(0..40u32, prop::option::of(0.1..10.0f32), 1..8);
     let fixed = order.prop_map(|shares| {
         let share = |(n, weight)| Share { expert: id(&format!("e{n}")), weight };
         PolicyConfig::Static(StaticConfig { order: shares.into_iter().map(share).collect() })
     });
-    prop_oneof![any_coe(), any_cost_quality(), gates, glider, pilots, fixed]
+    prop_oneof![any_coe(), any_cost_quality(), gates, glider, knn, pilots, fixed]
 }

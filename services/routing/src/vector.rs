@@ -3,8 +3,8 @@
 /// Under the root of a layer norm, so that a constant vector becomes zero and not infinite.
 const EPSILON: f32 = 1e-5;
 
-/// a . b; `None` when the widths differ or are 0.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> Option<f32> {
+/// a . b; `None` when the widths differ or are 0. The same vectors give the same result to the last bit.
+pub fn dot(a: &[f32], b: &[f32]) -> Option<f32> {
     if a.is_empty() || a.len() != b.len() {
         return None;
     }

@@ -155,8 +155,18 @@ impl EmbeddedStore {
         if change.writes.is_empty() && change.audit.is_empty() {
             return Ok(self.revision()?);
         }
+        self.commit_with(change, |_| Ok(()))
+    }
+
+    /// Makes a change together with what `more` writes.
+    pub(crate) fn commit_with(
+        &self,
+        change: &Change,
+        more: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<u64, CommitError> {
         let failed = StoreError::engine("write");
         let transaction = self.db.begin_write().map_err(|e| failed(e.into()))?;
+        more(&transaction).map_err(&failed)?;
         // Dropping the transaction on a conflict takes back whatever was written so far.
         let revision = self.apply(&transaction, change).map_err(|e| match e {
             Refusal::Conflict(conflict) => CommitError::Conflict(conflict),

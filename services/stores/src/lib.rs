@@ -7,7 +7,8 @@
 //! what the gateway means by a change: documents with revisions ([`Document`]), all-or-nothing batches
 //! with expectations ([`Change`], [`Expect`]) and an audit record written with the change it tells of.
 //!
-//! Beside the documents lies a journal of records without revisions.
+//! Beside the documents lie a journal of records without revisions and a memory of prompts that is searched by
+//! similarity ([`PromptMemory`]).
 //!
 //! Every call blocks on the disk. Asynchronous callers go through a blocking thread.
 
@@ -17,9 +18,11 @@ mod document;
 mod embedded;
 mod error;
 mod journal;
+mod memory;
 mod open;
 
 pub use audit::{AuditEntry, AuditRecord};
 pub use document::{Change, Document, Expect, Kind, Write};
 pub use embedded::{EmbeddedStore, Options};
 pub use error::{CommitError, Conflict, StoreError};
+pub use memory::{EmbeddedMemory, Kept, MemoryError, PastPrompt, PromptMemory};

@@ -12,9 +12,10 @@
 //! ```text
 //! outcomes -> readings        -> w(c,e), scorers, pilots    -> JSON for the admin API
 //! outcomes    encoder, cache     mapping   scorer   pilots     learn
+//! prompts  -> states          -> gates                      -> the same
 //! ```
 //!
-//! [`learn`] tells from outcomes what each expert is good at; [`eval::routing`] measures routers on outcomes.
+//! [`learn`] tells from outcomes what each expert is good at, [`gates`] from its prompts what it is for; [`eval::routing`] measures routers on outcomes.
 //!
 //! All block; all give the same result for the same input and seed.
 
@@ -25,6 +26,7 @@ pub mod data;
 pub mod eval;
 mod features;
 mod first;
+pub mod gates;
 mod head;
 mod lbfgs;
 pub mod learn;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use encoder::{EncodeError, Encoder};
+use routing::Features;
 
 use crate::cache::{self, Cache};
 use crate::publish::MODEL;
@@ -45,14 +46,52 @@ pub(crate) fn read(
     encoder: &Encoder,
     prompts: &[&str],
     file: Option<&Path>,
-    mut progress: impl FnMut(usize, usize),
+    progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Reading>, ReadingError> {
+    // One value holds embedding and probabilities, one after the other.
+    let both = |features: &Features| {
+        features.embedding.iter().chain(features.probabilities.iter()).copied().collect()
+    };
+    let values = values(encoder, prompts, file, "with probabilities", both, progress)?;
+    let width = encoder.bundle().encoder.dimensions;
+    let reading = |both: Arc<[f32]>| {
+        let (embedding, probabilities) = both.split_at_checked(width).filter(|(_, rest)| !rest.is_empty())?;
+        Some(Reading { embedding: embedding.into(), probabilities: probabilities.into() })
+    };
+    let too_short = || {
+        let path = file.map(Path::to_owned).unwrap_or_default();
+        ReadingError::Cache { path, problem: "its entries are too short".to_owned() }
+    };
+    values.into_iter().map(|both| both.and_then(reading).ok_or_else(too_short)).collect()
+}
+
+/// Reads prompts as [`read`] does, for their states alone; they are empty where the graph has none.
+///
+/// # Errors
+/// [`ReadingError`].
+pub(crate) fn states(
+    encoder: &Encoder,
+    prompts: &[&str],
+    file: Option<&Path>,
+    progress: impl FnMut(usize, usize),
+) -> Result<Vec<Arc<[f32]>>, ReadingError> {
+    let states = values(encoder, prompts, file, "states", |features| features.state.clone(), progress)?;
+    Ok(states.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// One vector for each prompt, of those that `what` names; nothing for one that is empty.
+fn values(
+    encoder: &Encoder,
+    prompts: &[&str],
+    file: Option<&Path>,
+    what: &str,
+    value: impl Fn(&Features) -> Arc<[f32]>,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Vec<Option<Arc<[f32]>>>, ReadingError> {
     let failed =
         |problem| ReadingError::Cache { path: file.map(Path::to_owned).unwrap_or_default(), problem };
-    let bundle = encoder.bundle();
-    let graph = bundle.files.get(MODEL).map_or("", |entry| entry.sha256.as_str());
-    // One value holds embedding and probabilities, one after the other.
-    let space = format!("{graph} with probabilities");
+    let graph = encoder.bundle().files.get(MODEL).map_or("", |entry| entry.sha256.as_str());
+    let space = format!("{graph} {what}");
     let mut cache = match file {
         Some(path) => cache::read(path, &space).map_err(failed)?,
         None => Cache::new(&space),
@@ -63,21 +102,14 @@ pub(crate) fn read(
     for (part, texts) in missing.chunks(PART).enumerate() {
         let features = encoder.features_batch(texts, |done| progress(part * PART + done, missing.len()))?;
         for (text, features) in texts.iter().zip(features) {
-            let both = features.embedding.iter().chain(features.probabilities.iter()).copied().collect();
-            cache.insert(text, both);
+            let value = value(&features);
+            if !value.is_empty() {
+                cache.insert(text, value);
+            }
         }
         if let Some(path) = file {
             cache.save(path).map_err(failed)?;
         }
     }
-    let width = bundle.encoder.dimensions;
-    let reading = |text: &&str| {
-        let both = cache.get(text).filter(|both| both.len() > width)?;
-        let (embedding, probabilities) = both.split_at(width);
-        Some(Reading { embedding: embedding.into(), probabilities: probabilities.into() })
-    };
-    prompts
-        .iter()
-        .map(|text| reading(text).ok_or_else(|| failed("its entries are too short".to_owned())))
-        .collect()
+    Ok(prompts.iter().map(|text| cache.get(text)).collect())
 }

@@ -26,7 +26,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
     tags(
         (name = "experts", description = "What can answer"),
         (name = "routing", description = "Routes, router models, categories and the mapping between categories and experts"),
-        (name = "learnt", description = "What was learnt of experts from data: gates, pilots, scorers"),
+        (name = "learnt", description = "What was learnt of experts from data: gates, pilots, scorers, and the memory of past prompts"),
         (name = "keys", description = "Who may send requests, and how much"),
         (name = "operation", description = "What was decided and how good it was, what is configured, what was changed")
     ),

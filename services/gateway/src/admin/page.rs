@@ -34,6 +34,11 @@ pub(super) fn limit(wish: Option<usize>) -> usize {
 }
 
 impl PageParams {
+    /// After which name, and how many at most.
+    pub(super) fn parts(self) -> (String, usize) {
+        (self.after.unwrap_or_default(), limit(self.limit))
+    }
+
     /// Cuts the page out of entries sorted by name.
     pub(super) fn cut<'a, E: 'a, T>(
         &self,

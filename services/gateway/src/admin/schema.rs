@@ -6,7 +6,7 @@
 use routing::{Basis, Candidate, ExpertId, Modifier, Rejected};
 use utoipa::ToSchema;
 
-use crate::decision::{Attempt, Caller, Outcome, Path, Reading, Scored};
+use crate::decision::{Attempt, Caller, Near, Outcome, Path, Reading, Scored};
 
 /// What was decided for one request.
 #[derive(ToSchema)]
@@ -77,6 +77,8 @@ pub(super) struct DecisionSchema {
 pub(super) struct PlannedSchema {
     /// The most probable categories, best first.
     categories: Vec<Scored>,
+    /// The nearest past prompts, nearest first; only where the policy looks at them, and no more than five.
+    neighbours: Vec<Near>,
     /// What the request asks of an expert.
     needs: NeedsSchema,
     /// The expert that holds the tool loop which the request is part of.

@@ -4,6 +4,7 @@ mod experts;
 pub(crate) mod fixture;
 mod keys;
 mod mapping;
+mod memory;
 mod operation;
 mod plane;
 mod routes;

@@ -193,7 +193,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn fail(&self, error: &encoder::EncodeError) {
+    pub(super) fn fail(&self, error: &str) {
         self.metrics.failed.inc();
         let mut counts = self.lock();
         counts.failed += 1;

@@ -10,9 +10,10 @@ use routing::Fleet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::comparison::{Opinion, Setup, Tally};
-use crate::catalog::RouterModel;
+use crate::catalog::{RouterModel, Space};
 use crate::decision::{DecisionId, Planned};
 use crate::ids::mix;
+use crate::memory::Memory;
 
 /// Prompts that may wait.
 const QUEUE: usize = 64;
@@ -33,6 +34,7 @@ struct Item {
     text: String,
     decision: DecisionId,
     planned: Arc<Planned>,
+    memory: Arc<Memory>,
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -48,16 +50,22 @@ impl Shadow {
         (Self { queue, bytes: Arc::new(Semaphore::new(QUEUE_BYTES)), below, tally }, run)
     }
 
-    /// Shows it a prompt that has been planned for. Never waits.
-    pub(crate) fn offer(&self, text: &str, decision: DecisionId, planned: &Arc<Planned>) {
+    /// Shows it a prompt that has been planned for, and where policies look for similar ones. Never waits.
+    pub(crate) fn offer(
+        &self,
+        text: &str,
+        decision: DecisionId,
+        planned: &Arc<Planned>,
+        memory: &Arc<Memory>,
+    ) {
         if planned.request.features.is_none() || mix(decision.0) >= self.below {
             return;
         }
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
         let place = self.bytes.clone().try_acquire_many_owned(length).ok().zip(self.queue.try_reserve().ok());
         if let Some((bytes, place)) = place {
-            let (text, planned) = (text.to_owned(), planned.clone());
-            place.send(Item { text, decision, planned, _bytes: bytes });
+            let (text, planned, memory) = (text.to_owned(), planned.clone(), memory.clone());
+            place.send(Item { text, decision, planned, memory, _bytes: bytes });
         } else {
             self.tally.drop_one();
         }
@@ -69,11 +77,11 @@ impl Shadow {
 }
 
 /// Reads what is offered until nobody can offer any more.
-async fn read(model: RouterModel, mut items: mpsc::Receiver<Item>, tally: Arc<Tally>) {
-    let Some(encoder) = model.encoder else { return };
+async fn read(mut model: RouterModel, mut items: mpsc::Receiver<Item>, tally: Arc<Tally>) {
+    let Some(encoder) = model.encoder.take() else { return };
     let categories: Arc<[Arc<str>]> = model.categories.iter().map(|c| Arc::from(c.name.as_str())).collect();
     while let Some(item) = items.recv().await {
-        match opinion(&encoder, &categories, &item).await {
+        match opinion(&encoder, model.space.as_ref(), &categories, &item).await {
             Ok(second) => tally.compare(item.decision, first(&item.planned), second),
             Err(error) => tally.fail(&error),
         }
@@ -97,12 +105,17 @@ fn first(planned: &Planned) -> Opinion {
 /// What the other one makes of it, with the same route, fleet and seed.
 async fn opinion(
     encoder: &Encoder,
+    space: Option<&Space>,
     categories: &Arc<[Arc<str>]>,
     item: &Item,
-) -> Result<Opinion, encoder::EncodeError> {
-    let read = encoder.features(&item.text, item.planned.route.policy.reads()).await?;
+) -> Result<Opinion, String> {
     let planned = &item.planned;
-    let request = routing::Request { features: Some(read.features), ..planned.request.clone() };
+    let policy = &planned.route.policy;
+    let read = encoder.features(&item.text, policy.reads()).await.map_err(|error| error.to_string())?;
+    let features = read.features;
+    // Its own: what is near depends on who embeds.
+    let neighbours = item.memory.nearest(space, &features, policy.wants().neighbours).await?;
+    let request = routing::Request { features: Some(features), neighbours, ..planned.request.clone() };
     let fleet = Arc::new(rearranged(&planned.fleet, categories));
     Ok(first(&Planned::new(planned.route.clone(), request, fleet, item.decision)))
 }

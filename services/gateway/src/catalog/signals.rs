@@ -1,5 +1,7 @@
 //! What was learnt of experts, as the admin API registers it: gates, pilots, scorers.
 
+use std::fmt::Display;
+
 use routing::{ExpertId, Scorer, Signals};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,21 +71,8 @@ pub trait Signal: Object<Id = ExpertId> + Serialize {
 
     /// Why it has no effect with the router that is loaded; `None` when it has.
     fn unused(&self, space: Option<&Space>) -> Option<String> {
-        match space {
-            None => Some("no router model is loaded".to_owned()),
-            Some(space) if *space.id != *self.encoder() => {
-                Some(format!("it was learnt for encoder `{}`, and `{}` is loaded", self.encoder(), space.id))
-            }
-            Some(space) => {
-                let odd = self.vectors().into_iter().find(|(_, vector)| vector.len() != space.dimensions)?;
-                Some(format!(
-                    "{} is {} wide, and the encoder's vectors are {}",
-                    odd.0,
-                    odd.1.len(),
-                    space.dimensions
-                ))
-            }
-        }
+        let widths = self.vectors().into_iter().map(|(place, vector)| (place, vector.len()));
+        Space::excludes(space, self.encoder(), widths)
     }
 
     /// What is wrong with it, with the router that is loaded.
@@ -113,7 +102,29 @@ pub trait Signal: Object<Id = ExpertId> + Serialize {
 }
 
 /// No encoder's vectors are wider.
-const WIDEST: usize = 16_384;
+pub(crate) const WIDEST: usize = 16_384;
+
+impl Space {
+    /// Why vectors of an encoder have no effect in the router's space; `None` when they have. They come with the places
+    /// where they stand and their widths.
+    pub(crate) fn excludes<P: Display>(
+        router: Option<&Self>,
+        encoder: &str,
+        vectors: impl IntoIterator<Item = (P, usize)>,
+    ) -> Option<String> {
+        match router {
+            None => Some("no router model is loaded".to_owned()),
+            Some(space) if *space.id != *encoder => {
+                Some(format!("it was learnt for encoder `{encoder}`, and `{}` is loaded", space.id))
+            }
+            Some(space) => {
+                let wanted = space.dimensions;
+                let (place, width) = vectors.into_iter().find(|(_, width)| *width != wanted)?;
+                Some(format!("{place} is {width} wide, and the encoder's vectors are {wanted}"))
+            }
+        }
+    }
+}
 
 macro_rules! signal {
     ($type:ty, $kind:ident, $name:literal, $table:ident) => {

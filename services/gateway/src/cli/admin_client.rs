@@ -5,6 +5,7 @@ mod command;
 pub(super) mod experts;
 pub(super) mod keys;
 mod limits;
+pub(super) mod memory;
 mod show;
 mod spec;
 pub(super) mod teams;
@@ -23,7 +24,7 @@ use super::link::{Link, TlsArgs};
 
 /// How long the gateway may take to answer. A probe waits for an expert for 15 seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The same for what sends or starts a router model.
+/// The same for what sends or starts a router model, or has it embed many texts.
 const LONG_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Which gateway is meant.
@@ -81,6 +82,12 @@ impl Ask {
     /// With an archive. That takes longer: it is sent, and what is in it is started.
     fn with_archive(mut self, archive: Vec<u8>) -> Self {
         (self.body, self.content_type) = (archive.into(), "application/x-tar");
+        self.patiently()
+    }
+
+    /// With JSON lines. That takes longer: texts among them are embedded.
+    fn with_lines(mut self, lines: Vec<u8>) -> Self {
+        (self.body, self.content_type) = (lines.into(), "application/x-ndjson");
         self.patiently()
     }
 

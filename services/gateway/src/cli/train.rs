@@ -23,6 +23,8 @@ pub(super) enum Train {
     Mapping(Box<learnt::MappingArgs>),
     /// Fit to each expert a score that is read off a prompt's embedding, for policy `cost_quality`.
     Scorer(Box<learnt::ScorerArgs>),
+    /// Learn for each expert a gate from that expert's own prompts alone, for policies `gates` and `glider`.
+    Gate(Box<learnt::GateArgs>),
     /// Find the embeddings that stand for the prompts each expert is best at, for policy `router_retriever`.
     Pilots(Box<learnt::SetArgs>),
 }
@@ -144,6 +146,7 @@ pub(super) fn run(command: Train) -> Result<(), Failure> {
         Train::Router(args) => args,
         Train::Mapping(args) => return learnt::mapping(&args),
         Train::Scorer(args) => return learnt::scorer(&args),
+        Train::Gate(args) => return learnt::gate(&args),
         Train::Pilots(args) => return learnt::pilots(&args),
     };
     let runtime = load_runtime(args.onnxruntime.as_deref(), ort_dylib_path().as_deref())?;

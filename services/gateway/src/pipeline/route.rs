@@ -209,9 +209,16 @@ impl Pipeline {
         let Target::Route(route) = target else { return Ok(None) };
         let started = std::time::Instant::now();
         let mut features = None;
-        let reads = route.policy.reads();
+        let mut neighbours = Arc::default();
+        let (reads, wants) = (route.policy.reads(), route.policy.wants());
         if reads > Reads::Nothing && !request.text.is_empty() {
-            let (reading, read) = self.encode(&view.router, &request.text, reads).await;
+            let (mut reading, read) = self.encode(&view.router, &request.text, reads).await;
+            if let Some(read) = read.as_ref().filter(|_| wants.neighbours > 0) {
+                match self.recall(&view.router, read, wants.neighbours, started).await {
+                    Ok(near) => neighbours = near,
+                    Err(reason) => reading = Reading::Failed { reason },
+                }
+            }
             trace.reading_took = started.elapsed();
             self.metrics.router_wait.observe(trace.reading_took.as_secs_f64());
             context.mark(trace, "encode", started);
@@ -233,7 +240,6 @@ impl Pipeline {
             features = read;
         }
         trace.category = features.as_ref().and_then(routing::Features::top).map(|(index, _)| index);
-        let wants = route.policy.wants();
         let session = (request.in_tool_loop || wants.previous).then(|| session_key(request, context, trace));
         let held_by = session.filter(|_| request.in_tool_loop).and_then(|key| self.sessions.holder(key));
         let previous = session.filter(|_| wants.previous).and_then(|key| self.sessions.scores(key));
@@ -243,7 +249,7 @@ impl Pipeline {
             needs: request.needs,
             held_by,
             lambda: context.ours().and_then(headers::lambda),
-            neighbours: Arc::default(),
+            neighbours,
             live: if wants.live { route.live(view) } else { Arc::default() },
             previous: previous.unwrap_or_default(),
         };
@@ -288,6 +294,26 @@ impl Pipeline {
                 };
                 (reading, Some(read.features))
             }
+        }
+    }
+
+    /// Looks past prompts up that are near one that has been read, no longer than the router's deadline, which began
+    /// with the reading.
+    async fn recall(
+        &self,
+        router: &RouterModel,
+        features: &routing::Features,
+        k: usize,
+        since: std::time::Instant,
+    ) -> Result<Arc<[routing::Neighbour]>, String> {
+        let left = self.router_deadline.saturating_sub(since.elapsed());
+        let search = self.memory.nearest(router.space.as_ref(), features, k);
+        match tokio::time::timeout(left, search).await {
+            Ok(found) => found.map_err(|error| format!("the memory of past prompts failed: {error}")),
+            Err(_) => Err(format!(
+                "the memory of past prompts gave no answer within the router's {} ms",
+                self.router_deadline.as_millis()
+            )),
         }
     }
 

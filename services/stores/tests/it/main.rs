@@ -4,5 +4,6 @@
 
 mod damage;
 mod kill;
+mod memory;
 mod model;
 mod rules;

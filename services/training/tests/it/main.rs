@@ -6,6 +6,8 @@ mod common;
 #[cfg(test)]
 mod eval;
 #[cfg(test)]
+mod gates;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod train;

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
-use stores::{EmbeddedStore, Options};
+use stores::{EmbeddedMemory, EmbeddedStore, Options};
 use tower::ServiceExt;
 
 use crate::admin::token::{Credentials, TokenHash};
@@ -18,6 +18,7 @@ use crate::decision::DecisionLog;
 use crate::feedback::Feedback;
 use crate::http::tls::PlanesTls;
 use crate::ids::Ids;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::reload::Current;
@@ -89,6 +90,10 @@ impl Api {
         let pipeline = Pipeline {
             catalog: catalog.clone(),
             shadow: Arc::default(),
+            memory: Arc::new(Memory::new(
+                Arc::new(EmbeddedMemory::open(store.clone()).unwrap()),
+                config.memory.clone(),
+            )),
             feedback: Feedback::new(store, config.feedback.clone(), &mut metrics),
             router_deadline: Duration::from_secs(1),
             gatekeeper: crate::auth::Gatekeeper::new(true, None),

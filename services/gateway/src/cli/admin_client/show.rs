@@ -57,6 +57,14 @@ pub(super) fn bundles(bundles: &[Value]) -> String {
     })
 }
 
+/// One line per past prompt.
+pub(super) fn memory(prompts: &[Value]) -> String {
+    table(["ID", "SPACE", "OUTCOMES", "USED"], prompts, |prompt| {
+        let used = if prompt["unused_because"].is_null() { "yes" } else { "no" };
+        [text(&prompt["id"]), text(&prompt["encoder"]), best(&prompt["outcomes"]), used.into()]
+    })
+}
+
 /// A moment to the second, as RFC 3339 has it.
 pub(super) fn moment(ms: u64) -> String {
     let time = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(ms));

@@ -1,10 +1,11 @@
-//! `guildhall train mapping|scorer|pilots`: what outcomes tell of experts, as JSON for the admin API.
+//! `guildhall train mapping|scorer|pilots|gate`: what outcomes and prompts tell of experts, as JSON for the admin API.
 
 use std::path::{Path, PathBuf};
 
 use encoder::Encoder;
 use serde::Serialize;
 use serde_json::json;
+use training::gates::gates_of_prompts;
 use training::learn::{
     LearnError, LearnOptions, Learnt, LearntMapping, MappingOptions, ScorerTarget, mapping_of_feedback,
     mapping_of_set, pilots_of_set, scorers_of_set,
@@ -25,24 +26,44 @@ pub(in crate::cli) struct SetArgs {
     /// The evaluation data, where the set is a name.
     #[arg(long, env = "GUILDHALL_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Seed of the cross-validation.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    work: Work,
+}
+
+/// Who reads prompts, and where the result goes.
+#[derive(Debug, clap::Args)]
+struct Work {
     /// The bundle that reads the prompts: a name below `router-models`, or a path.
     #[arg(long, default_value = "default")]
     bundle: String,
     /// The ONNX Runtime library; otherwise it is looked for.
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
-    /// A file that keeps embeddings between runs: computing them is most of the time.
+    /// A file that keeps what the encoder computes between runs: that is most of the time.
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
-    /// Seed of the cross-validation.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// The file to write: `experts`, with the body that the admin API takes for each.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `train gate`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct GateArgs {
+    /// Prompts of experts: JSON lines with `text`, and `expert` or `category`; plain or gzip.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// The expert whose prompts all of them are; lines then need not name one.
+    #[arg(long, value_name = "ID")]
+    expert: Option<String>,
+    #[command(flatten)]
+    work: Work,
 }
 
 /// Arguments of `train mapping`.
@@ -92,16 +113,16 @@ pub(super) fn mapping(args: &MappingArgs) -> Result<(), Failure> {
             mapping_of_set(encoder, outcomes, &options, learn, reading)
         })?,
     };
-    write(&set.out, &learnt)?;
+    write(&set.work.out, &learnt)?;
     let LearntMapping { experts, outcomes, assignment, robust } = &learnt;
-    if set.json {
+    if set.work.json {
         let report = json!({
-            "out": set.out, "experts": experts.keys().collect::<Vec<_>>(), "outcomes": outcomes,
+            "out": set.work.out, "experts": experts.keys().collect::<Vec<_>>(), "outcomes": outcomes,
             "assignment": assignment, "robust": robust,
         });
         return say_json(&report);
     }
-    say(format!("{} experts from {outcomes} outcomes in {}", experts.len(), set.out.display()))?;
+    say(format!("{} experts from {outcomes} outcomes in {}", experts.len(), set.work.out.display()))?;
     if let Some(assigned) = assignment {
         for (category, expert) in &assigned.categories {
             say(format!("  {category:<28} {expert}"))?;
@@ -148,17 +169,26 @@ pub(super) fn scorer(args: &ScorerArgs) -> Result<(), Failure> {
     };
     let learnt =
         with_set(&args.set, |encoder, set, learn| scorers_of_set(encoder, set, target, learn, reading))?;
-    told(&args.set, &learnt, "scorers")
+    told(&args.set.work, &learnt, "scorers")
+}
+
+/// `train gate`.
+pub(super) fn gate(args: &GateArgs) -> Result<(), Failure> {
+    let learnt = with_encoder(&args.work, |encoder| {
+        let options = LearnOptions { cache: args.work.cache.clone(), seed: 0 };
+        gates_of_prompts(encoder, &args.data, args.expert.as_deref(), &options, reading)
+    })?;
+    told(&args.work, &learnt, "gates")
 }
 
 /// `train pilots`.
 pub(super) fn pilots(args: &SetArgs) -> Result<(), Failure> {
     let learnt = with_set(args, |encoder, set, learn| pilots_of_set(encoder, set, learn, reading))?;
-    told(args, &learnt, "pilots")
+    told(&args.work, &learnt, "pilots")
 }
 
 /// Writes what was learnt of experts one by one, and says so.
-fn told<T: Serialize>(args: &SetArgs, learnt: &Learnt<T>, path: &str) -> Result<(), Failure> {
+fn told<T: Serialize>(args: &Work, learnt: &Learnt<T>, path: &str) -> Result<(), Failure> {
     write(&args.out, learnt)?;
     let Learnt { experts, settings, prompts } = learnt;
     if args.json {
@@ -184,14 +214,18 @@ fn with_set<T>(
         None => PathBuf::from(name),
     };
     let set = OutcomeSet::read(&folder).map_err(|error| Failure::Usage(error.to_string()))?;
+    let options = LearnOptions { cache: args.work.cache.clone(), seed: args.seed };
+    with_encoder(&args.work, |encoder| learn(encoder, &set, &options))
+}
+
+fn with_encoder<T>(work: &Work, learn: impl FnOnce(&Encoder) -> Result<T, LearnError>) -> Result<T, Failure> {
     let config = RouterConfig {
-        bundle: args.bundle.clone(),
-        onnxruntime: args.onnxruntime.clone(),
+        bundle: work.bundle.clone(),
+        onnxruntime: work.onnxruntime.clone(),
         ..RouterConfig::default()
     };
     let encoder = start_encoder(&config, ort_dylib_path().as_deref())?;
-    let options = LearnOptions { cache: args.cache.clone(), seed: args.seed };
-    let learnt = learn(&encoder, &set, &options);
+    let learnt = learn(&encoder);
     clear_progress();
     encoder.shutdown();
     learnt.map_err(failure)

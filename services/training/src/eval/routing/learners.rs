@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use routing::{
-    ExpertFacts, ExpertId, Features, Fleet, Knn, KnnConfig, Neighbour, Plan, Policy, PolicyConfig,
-    PolicyError, Request, Signals,
+    ExpertFacts, ExpertId, Features, Fleet, Neighbour, Plan, Policy, PolicyConfig, PolicyError, Request,
+    Signals,
 };
 use serde_json::{Value, json};
 
@@ -219,7 +219,7 @@ fn neighbours(learn: &Sample, predict: &Sample) -> Result<Vec<(String, Matrix)>,
         .collect();
     let mut variants = Vec::new();
     for (k, tau, pseudo_counts) in NEIGHBOURS {
-        let policy = Knn::new(KnnConfig { k, tau, pseudo_counts, robust: None })?;
+        let policy = policy(json!({"kind": "knn", "k": k, "tau": tau, "pseudo_counts": pseudo_counts}))?;
         let words = format!("k {k}, tau {tau}, pseudo-counts {pseudo_counts}");
         variants.push((words, policy, Matrix::zeros(predict.len(), overall.len())));
     }
@@ -233,8 +233,11 @@ fn neighbours(learn: &Sample, predict: &Sample) -> Result<Vec<(String, Matrix)>,
             near.select_nth_unstable_by(most, nearest_first);
         }
         near[..most].sort_unstable_by(nearest_first);
-        let remembered =
-            |&(similarity, i): &(f32, usize)| Neighbour { similarity, outcomes: outcomes[i].clone() };
+        let remembered = |&(similarity, i): &(f32, usize)| Neighbour {
+            id: Arc::default(),
+            similarity,
+            outcomes: outcomes[i].clone(),
+        };
         let request = Request {
             features: Some(Features::default()),
             neighbours: near[..most].iter().map(remembered).collect(),

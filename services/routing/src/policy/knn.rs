@@ -8,27 +8,27 @@
 //! `mu_e` is the mean of the expert's skills and m the setting `pseudo_counts`: few or distant neighbours move the score
 //! but little from what the expert does in general. Without skills m counts as 0.
 //!
-//! The neighbours are looked up before the policy runs and come with the request, so that it stays pure. Nothing
-//! serves a memory of prompts yet, so that routes cannot be configured with it: it is for evaluations.
+//! The neighbours are looked up before the policy runs and come with the request, so that it stays pure.
 //!
 //! Worked example with m = 1: expert a has skills (0.6, 0.4), mu = 0.5, and the outcome 1 on a neighbour of weight 1:
 //! (1 + 0.5) / 2 = 0.75. On a neighbour of weight 0.25 it would be (0.25 + 0.5) / 1.25 = 0.6.
 
 use serde::{Deserialize, Serialize};
 
+use super::{Policy, PolicyError, Ranking, RobustConfig, Wants, above_zero, not_negative};
 use crate::Request;
 use crate::features::Reads;
 use crate::fleet::{ExpertFacts, Fleet};
 use crate::id::ExpertId;
 use crate::plan::{Obstacle, Plan, Reason};
-use crate::policy::{Policy, PolicyError, Ranking, RobustConfig, Wants, above_zero, not_negative};
 use crate::signals::Neighbour;
 
 /// Settings of policy `knn`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KnnConfig {
     /// Neighbours that are looked at, 1 to 1000.
+    #[schema(minimum = 1, maximum = 1000)]
     pub k: usize,
     /// How fast a neighbour's weight falls with its distance; above 0.
     pub tau: f32,
@@ -128,7 +128,7 @@ mod tests {
         let fleet = fleet(vec![facts("a", &[0.6, 0.4], 0.0), facts("b", &[1.0, 1.0], 0.0)], 2);
         let score = |similarity| {
             let config = KnnConfig { tau: 0.5, pseudo_counts: 1.0, ..KnnConfig::default() };
-            let neighbour = Neighbour { similarity, outcomes: [(id("a"), 1.0)].into() };
+            let neighbour = Neighbour { id: "n".into(), similarity, outcomes: [(id("a"), 1.0)].into() };
             let request = Request { neighbours: [neighbour].into(), ..asking(&[0.5, 0.5]) };
             let plan = Knn::new(config).unwrap().plan(&request, &fleet, 0);
             assert_eq!(
