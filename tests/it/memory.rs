@@ -118,7 +118,7 @@ async fn a_text_and_its_embedding_are_the_same_prompt_and_nothing_of_the_text_is
     let kept = bed.admin("GET", "memory/code-1", "").await.json();
     assert_eq!(
         (&kept["encoder"], kept["embedding"].as_array().unwrap().len()),
-        (&json!("all-minilm-l6-v2"), 384)
+        (&json!("guildhall-minilm-l6"), 384)
     );
     let same = json!({"id": "code-2", "embedding": kept["embedding"], "outcomes": {"coder": 0.9}});
     let other = json!({"id": "other", "embedding": [1.0, 2.0], "encoder": "another-encoder", "outcomes": {"lawyer": 1.0}});
@@ -129,9 +129,9 @@ async fn a_text_and_its_embedding_are_the_same_prompt_and_nothing_of_the_text_is
     let similar = |at: usize| near[at]["similarity"].as_f64().unwrap();
     assert!((similar(0) - similar(1)).abs() < 1e-5, "{near}");
     let listed = bed.admin("GET", "memory", "").await;
-    assert_eq!(listed.json()["spaces"], json!({"all-minilm-l6-v2": 2, "another-encoder": 1}));
+    assert_eq!(listed.json()["spaces"], json!({"guildhall-minilm-l6": 2, "another-encoder": 1}));
     let why = listed.json()["items"][2]["unused_because"].to_string();
-    assert!(why.contains("another-encoder") && why.contains("all-minilm-l6-v2"), "{why}");
+    assert!(why.contains("another-encoder") && why.contains("guildhall-minilm-l6"), "{why}");
     assert!(!listed.text().contains("linked list"));
     for file in std::fs::read_dir(bed.folder.path()).unwrap() {
         let content = std::fs::read(file.unwrap().path()).unwrap();
