@@ -1,0 +1,55 @@
+use serde::{Deserialize, Serialize};
+
+/// Whether requests may overtake each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Requests whose expert is ready go first, within the bound.
+    #[default]
+    Free,
+    /// Strictly in the order of their bounds.
+    Kept,
+}
+
+/// How a pool is scheduled. The defaults are those of `docs/tiers.md`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Whether requests may overtake each other.
+    pub order: Order,
+    /// Whether experts are loaded while others answer. Without it a load starts only when nothing else can be done.
+    pub prefetch: bool,
+    /// Most requests of a batch; at least 1.
+    pub batch_max: u32,
+    /// Batches that the pool computes at a time; at least 1.
+    pub executors: u32,
+    /// How long a request may be overtaken, in microseconds from its arrival. Half of the time to its deadline,
+    /// where that is shorter.
+    pub bound_us: u64,
+    /// Most requests that wait; one more is refused.
+    pub queue_max: u32,
+    /// How long a loaded expert stays at least, as a multiple of what loading it takes. A request whose bound is
+    /// up does not wait for that.
+    pub min_residency_loads: f64,
+    /// Most loads a minute apart from those that a bound demands; 0 for no limit.
+    pub loads_per_minute: u32,
+    /// How much more loading, in seconds, a tenant may have caused of late than the tenant among those waiting that
+    /// caused the least, before the others go first.
+    pub tenant_allowance_s: f64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            order: Order::Free,
+            prefetch: true,
+            batch_max: 8,
+            executors: 1,
+            bound_us: 5_000_000,
+            queue_max: 10_000,
+            min_residency_loads: 1.0,
+            loads_per_minute: 0,
+            tenant_allowance_s: 10.0,
+        }
+    }
+}
