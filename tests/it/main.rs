@@ -30,6 +30,7 @@ mod queues;
 mod reload;
 mod rolling;
 mod routing;
+mod sim;
 mod support;
 mod telemetry;
 mod tls;

@@ -9,6 +9,7 @@ mod init;
 mod link;
 mod route;
 mod serve;
+mod sim;
 mod train;
 
 use std::io::{self, IsTerminal, Write};
@@ -59,6 +60,9 @@ enum Command {
     /// Measure parts of the router.
     #[command(subcommand)]
     Eval(eval::Eval),
+    /// Try decisions out on recorded requests, on a virtual clock.
+    #[command(subcommand)]
+    Sim(sim::Sim),
 }
 
 /// Where the configuration comes from, for every command that needs one.
@@ -128,6 +132,7 @@ pub fn run() -> ExitCode {
         Command::Memory(args) => admin_client::memory::run(&args),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
+        Command::Sim(command) => sim::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
