@@ -2,7 +2,7 @@
 //!
 //! PHATGOOSE (arXiv 2402.05859) freezes model and expert and trains a gate v by how much `sigmoid(v . u)` of the expert's
 //! output helps on the expert's own data. A gateway does not see that loss. What it has is the frozen encoder, and what
-//! that makes of requests that belong to nobody ([`background`]): the gate is to open for the expert's prompts and to stay
+//! that makes of requests that belong to nobody (module `background`): the gate is to open for the expert's prompts and to stay
 //! shut for those. With x the states of prompts ([`routing::Features::state`]), v minimises
 //!
 //! `1/2 mean_own softplus(-v . x) + 1/2 mean_background softplus(v . x) + 1/2 r |v|^2`, `r = 0.0006 mean_background |x|^2`
