@@ -7,16 +7,27 @@
 //! To add a driver: a file in `driver/`, and here its module, its variants and its arms.
 
 mod endpoint;
+mod llama_swap;
+mod llamacpp_router;
 mod meter;
+mod names;
+mod ollama;
 mod report;
 mod sim;
+mod triton;
+mod vllm_lora;
 mod vllm_sleep;
 
 pub use endpoint::Server;
+pub use llama_swap::LlamaSwapConfig;
+pub use llamacpp_router::LlamacppRouterConfig;
 pub use meter::MeterConfig;
+pub use ollama::OllamaConfig;
 pub use report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 pub use sim::SimConfig;
-pub use vllm_sleep::VllmSleepConfig;
+pub use triton::TritonConfig;
+pub use vllm_lora::{Adapter, VllmLoraConfig};
+pub use vllm_sleep::{SleepMode, VllmSleepConfig};
 
 use routing::ExpertId;
 use serde::{Deserialize, Serialize};
@@ -46,6 +57,16 @@ pub enum DriverConfig {
     Sim(SimConfig),
     /// vLLM engines, one for each expert, that sleep.
     VllmSleep(VllmSleepConfig),
+    /// Adapters of a vLLM engine.
+    VllmLora(VllmLoraConfig),
+    /// A llama-server in router mode.
+    LlamacppRouter(LlamacppRouterConfig),
+    /// An Ollama server.
+    Ollama(OllamaConfig),
+    /// A llama-swap proxy.
+    LlamaSwap(LlamaSwapConfig),
+    /// A Triton server.
+    Triton(TritonConfig),
 }
 
 /// A transition to make.
@@ -69,6 +90,11 @@ pub struct Driver {
 enum Kind {
     Sim(sim::Sim),
     VllmSleep(vllm_sleep::VllmSleep),
+    VllmLora(vllm_lora::VllmLora),
+    LlamacppRouter(llamacpp_router::LlamacppRouter),
+    Ollama(ollama::Ollama),
+    LlamaSwap(llama_swap::LlamaSwap),
+    Triton(triton::Triton),
 }
 
 /// What every driver does.
@@ -93,6 +119,11 @@ macro_rules! each {
         match $kind {
             Kind::Sim($driver) => $what,
             Kind::VllmSleep($driver) => $what,
+            Kind::VllmLora($driver) => $what,
+            Kind::LlamacppRouter($driver) => $what,
+            Kind::Ollama($driver) => $what,
+            Kind::LlamaSwap($driver) => $what,
+            Kind::Triton($driver) => $what,
         }
     };
 }
@@ -110,6 +141,13 @@ impl Driver {
         let kind = match spec.driver {
             DriverConfig::Sim(config) => Kind::Sim(sim::Sim::new(config)?),
             DriverConfig::VllmSleep(config) => Kind::VllmSleep(vllm_sleep::VllmSleep::new(&config, network)?),
+            DriverConfig::VllmLora(config) => Kind::VllmLora(vllm_lora::VllmLora::new(config, network)?),
+            DriverConfig::LlamacppRouter(config) => {
+                Kind::LlamacppRouter(llamacpp_router::LlamacppRouter::new(config, network)?)
+            }
+            DriverConfig::Ollama(config) => Kind::Ollama(ollama::Ollama::new(config, network)?),
+            DriverConfig::LlamaSwap(config) => Kind::LlamaSwap(llama_swap::LlamaSwap::new(config, network)?),
+            DriverConfig::Triton(config) => Kind::Triton(triton::Triton::new(config, network)?),
         };
         let meter = spec.meter.map(|meter| Meter::new(meter, network)).transpose()?;
         Ok(Self { kind, meter })

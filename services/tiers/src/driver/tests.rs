@@ -1,7 +1,12 @@
 //! Servers that speak the documented control APIs, with their faults, and what the drivers report of them.
 
 mod basics;
+mod llama_swap;
+mod llamacpp_router;
+mod ollama;
 mod sim;
+mod triton;
+mod vllm_lora;
 mod vllm_sleep;
 
 use std::collections::HashMap;
@@ -79,7 +84,9 @@ impl FakeNetwork {
     /// What the servers were asked for since the last time, questions aside.
     fn demands(&self) -> Vec<String> {
         let log = std::mem::take(&mut *self.log.lock().unwrap());
-        let is_question = |line: &String| line.starts_with("GET") && !line.contains("/upstream/");
+        let is_question = |line: &String| {
+            line.contains("/repository/index") || line.starts_with("GET") && !line.contains("/upstream/")
+        };
         log.into_iter().filter(|line| !is_question(line)).collect()
     }
 
@@ -146,4 +153,20 @@ async fn probe(driver: &Driver) -> Inventory {
 async fn place(driver: &Driver, expert: &str) -> (Residence, Evidence) {
     let placed = probe(driver).await.experts.remove(&id(expert)).unwrap();
     (placed.residence, placed.evidence)
+}
+
+/// Values that change with time: what a server shows of a model.
+#[derive(Default)]
+struct Timeline(Vec<(Instant, Value)>);
+
+impl Timeline {
+    /// Shows `value` in so many seconds.
+    fn then(&mut self, seconds: u64, value: Value) {
+        self.0.push((Instant::now() + Duration::from_secs(seconds), value));
+    }
+
+    fn now(&self) -> Value {
+        let past = self.0.iter().rev().find(|(at, _)| *at <= Instant::now());
+        past.map_or(Value::Null, |(_, value)| value.clone())
+    }
 }
