@@ -13,6 +13,7 @@ mod meter;
 mod names;
 mod ollama;
 mod report;
+mod sglang_memory;
 mod sim;
 mod triton;
 mod vllm_lora;
@@ -24,6 +25,7 @@ pub use llamacpp_router::LlamacppRouterConfig;
 pub use meter::MeterConfig;
 pub use ollama::OllamaConfig;
 pub use report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
+pub use sglang_memory::{SglangEngine, SglangMemoryConfig};
 pub use sim::SimConfig;
 pub use triton::TritonConfig;
 pub use vllm_lora::{Adapter, VllmLoraConfig};
@@ -59,6 +61,8 @@ pub enum DriverConfig {
     VllmSleep(VllmSleepConfig),
     /// Adapters of a vLLM engine.
     VllmLora(VllmLoraConfig),
+    /// `SGLang` engines, one for each expert, that give their memory back.
+    SglangMemory(SglangMemoryConfig),
     /// A llama-server in router mode.
     LlamacppRouter(LlamacppRouterConfig),
     /// An Ollama server.
@@ -91,6 +95,7 @@ enum Kind {
     Sim(sim::Sim),
     VllmSleep(vllm_sleep::VllmSleep),
     VllmLora(vllm_lora::VllmLora),
+    SglangMemory(sglang_memory::SglangMemory),
     LlamacppRouter(llamacpp_router::LlamacppRouter),
     Ollama(ollama::Ollama),
     LlamaSwap(llama_swap::LlamaSwap),
@@ -120,6 +125,7 @@ macro_rules! each {
             Kind::Sim($driver) => $what,
             Kind::VllmSleep($driver) => $what,
             Kind::VllmLora($driver) => $what,
+            Kind::SglangMemory($driver) => $what,
             Kind::LlamacppRouter($driver) => $what,
             Kind::Ollama($driver) => $what,
             Kind::LlamaSwap($driver) => $what,
@@ -142,6 +148,9 @@ impl Driver {
             DriverConfig::Sim(config) => Kind::Sim(sim::Sim::new(config)?),
             DriverConfig::VllmSleep(config) => Kind::VllmSleep(vllm_sleep::VllmSleep::new(&config, network)?),
             DriverConfig::VllmLora(config) => Kind::VllmLora(vllm_lora::VllmLora::new(config, network)?),
+            DriverConfig::SglangMemory(config) => {
+                Kind::SglangMemory(sglang_memory::SglangMemory::new(config, network)?)
+            }
             DriverConfig::LlamacppRouter(config) => {
                 Kind::LlamacppRouter(llamacpp_router::LlamacppRouter::new(config, network)?)
             }

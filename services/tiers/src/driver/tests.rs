@@ -4,6 +4,7 @@ mod basics;
 mod llama_swap;
 mod llamacpp_router;
 mod ollama;
+mod sglang_memory;
 mod sim;
 mod triton;
 mod vllm_lora;
