@@ -13,6 +13,7 @@ mod meter;
 mod names;
 mod ollama;
 mod report;
+mod sglang_lora;
 mod sglang_memory;
 mod sim;
 mod triton;
@@ -25,6 +26,7 @@ pub use llamacpp_router::LlamacppRouterConfig;
 pub use meter::MeterConfig;
 pub use ollama::OllamaConfig;
 pub use report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
+pub use sglang_lora::{SglangAdapter, SglangLoraConfig};
 pub use sglang_memory::{SglangEngine, SglangMemoryConfig};
 pub use sim::SimConfig;
 pub use triton::TritonConfig;
@@ -63,6 +65,8 @@ pub enum DriverConfig {
     VllmLora(VllmLoraConfig),
     /// `SGLang` engines, one for each expert, that give their memory back.
     SglangMemory(SglangMemoryConfig),
+    /// Adapters of a `SGLang` engine.
+    SglangLora(SglangLoraConfig),
     /// A llama-server in router mode.
     LlamacppRouter(LlamacppRouterConfig),
     /// An Ollama server.
@@ -96,6 +100,7 @@ enum Kind {
     VllmSleep(vllm_sleep::VllmSleep),
     VllmLora(vllm_lora::VllmLora),
     SglangMemory(sglang_memory::SglangMemory),
+    SglangLora(sglang_lora::SglangLora),
     LlamacppRouter(llamacpp_router::LlamacppRouter),
     Ollama(ollama::Ollama),
     LlamaSwap(llama_swap::LlamaSwap),
@@ -126,6 +131,7 @@ macro_rules! each {
             Kind::VllmSleep($driver) => $what,
             Kind::VllmLora($driver) => $what,
             Kind::SglangMemory($driver) => $what,
+            Kind::SglangLora($driver) => $what,
             Kind::LlamacppRouter($driver) => $what,
             Kind::Ollama($driver) => $what,
             Kind::LlamaSwap($driver) => $what,
@@ -150,6 +156,9 @@ impl Driver {
             DriverConfig::VllmLora(config) => Kind::VllmLora(vllm_lora::VllmLora::new(config, network)?),
             DriverConfig::SglangMemory(config) => {
                 Kind::SglangMemory(sglang_memory::SglangMemory::new(config, network)?)
+            }
+            DriverConfig::SglangLora(config) => {
+                Kind::SglangLora(sglang_lora::SglangLora::new(config, network)?)
             }
             DriverConfig::LlamacppRouter(config) => {
                 Kind::LlamacppRouter(llamacpp_router::LlamacppRouter::new(config, network)?)

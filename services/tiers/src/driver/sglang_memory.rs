@@ -201,13 +201,12 @@ impl Engine {
         Ok(match self.known() {
             Known::Whole => Placed::new(Residence::In(Tier::Hbm), Evidence::Assumed),
             Known::Released => Placed::new(Residence::In(away), Evidence::Remembered),
-            Known::Garbage => Placed::new(Residence::Unknown, Evidence::Remembered),
             // A paused engine keeps a request waiting; one that was restarted answers.
             Known::InPart if self.generates(deadline).await => {
                 self.set(Known::Whole);
                 Placed::told(Tier::Hbm)
             }
-            Known::InPart => Placed::new(Residence::Unknown, Evidence::Remembered),
+            Known::Garbage | Known::InPart => Placed::new(Residence::Unknown, Evidence::Remembered),
         })
     }
 

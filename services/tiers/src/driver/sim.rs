@@ -144,8 +144,8 @@ impl Control for Sim {
     async fn probe(&self, _deadline: Instant) -> Result<Inventory, DriverError> {
         let places = self.state.lock().unwrap_or_else(PoisonError::into_inner).places.clone();
         let experts = places.into_iter().map(|(id, place)| {
-            let placed = self.placed(&id, place);
-            (id, placed)
+            let now = self.placed(&id, place);
+            (id, now)
         });
         Ok(Inventory { experts: experts.collect(), ..Inventory::default() })
     }

@@ -31,7 +31,9 @@ fn rig() -> (Driver, FakeNetwork) {
         if models.get(name).is_some_and(|model| model.now() == "stopping") {
             return Reply::text(200, "").after(1_000_000);
         }
-        models.values_mut().for_each(|model| model.then(0, json!("stopped")));
+        for model in models.values_mut() {
+            model.then(0, json!("stopped"));
+        }
         let model = models.entry(name.to_owned()).or_default();
         model.then(0, json!("starting"));
         model.then(5, json!("ready"));

@@ -32,7 +32,9 @@ fn rig(near: u64, most: usize) -> (Driver, FakeNetwork) {
             return Reply::json(503, &json!({"error": "server busy, please try again."}));
         }
         if here >= most {
-            loaded.values_mut().for_each(|model| model.then(0, json!(false)));
+            for model in loaded.values_mut() {
+                model.then(0, json!(false));
+            }
         }
         loaded.entry(name).or_default().then(3, json!(true));
         Reply::json(200, &json!({"done": true, "done_reason": "load"})).after(3)
