@@ -1,4 +1,4 @@
-//! A new policy or expert kind is a new file and its line in the enum file beside it, nothing else.
+//! A new policy, expert kind or tier driver is a new file and its line in the enum file beside it, nothing else.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use super::source;
 const POINTS: &[(&str, &str, &str)] = &[
     ("services/routing/src/policy.rs", "services/routing/src/policy", "PolicyConfig"),
     ("services/experts/src/kind.rs", "services/experts/src/kind", "Backend"),
+    ("services/tiers/src/driver.rs", "services/tiers/src/driver", "DriverConfig"),
 ];
 
 /// A variant with the names by which other code could know it.
