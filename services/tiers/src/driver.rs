@@ -6,13 +6,9 @@
 //!
 //! To add a driver: a file in `driver/`, and here its module, its variants and its arms.
 
-mod endpoint;
 mod llama_swap;
 mod llamacpp_router;
-mod meter;
-mod names;
 mod ollama;
-mod report;
 mod sglang_lora;
 mod sglang_memory;
 mod sim;
@@ -20,12 +16,14 @@ mod triton;
 mod vllm_lora;
 mod vllm_sleep;
 
-pub use endpoint::Server;
+pub use crate::server::endpoint::Server;
+pub use crate::server::meter::MeterConfig;
+pub use crate::server::report::{
+    Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
+};
 pub use llama_swap::LlamaSwapConfig;
 pub use llamacpp_router::LlamacppRouterConfig;
-pub use meter::MeterConfig;
 pub use ollama::OllamaConfig;
-pub use report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 pub use sglang_lora::{SglangAdapter, SglangLoraConfig};
 pub use sglang_memory::{SglangEngine, SglangMemoryConfig};
 pub use sim::SimConfig;
@@ -38,8 +36,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::residency::Tier;
-use endpoint::Network;
-use meter::Meter;
+use crate::server::endpoint::Network;
+use crate::server::meter::Meter;
 
 /// Which servers a pool's experts are on, and how they are moved there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -245,4 +243,4 @@ impl Driver {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

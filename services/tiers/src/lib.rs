@@ -9,4 +9,5 @@
 
 pub mod driver;
 pub mod residency;
+mod server;
 pub mod sim;

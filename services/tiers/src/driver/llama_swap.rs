@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, Network, Server, pause, segment};
-use super::names::Names;
-use super::report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::Tier;
+use crate::server::endpoint::{Endpoint, Network, Server, pause, segment};
+use crate::server::names::Names;
+use crate::server::report::{
+    Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
+};
 
 /// A llama-swap proxy. Its groups may remove models to load another; give experts that must stay groups that do not.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, Network, Server, pause};
-use super::names::Names;
-use super::report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::Tier;
+use crate::server::endpoint::{Endpoint, Network, Server, pause};
+use crate::server::names::Names;
+use crate::server::report::{
+    Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
+};
 
 /// A llama-server in router mode, started with `--models-max 0 --no-models-autoload`: it counts models, not bytes,
 /// and would kill busy ones to make room.

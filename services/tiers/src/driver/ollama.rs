@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, Network, Server, pause};
-use super::names::Names;
-use super::report::{Caps, DriverError, ErrorKind, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::{Source, Tier};
+use crate::server::endpoint::{Endpoint, Network, Server, pause};
+use crate::server::names::Names;
+use crate::server::report::{Caps, DriverError, ErrorKind, Inventory, Outcome, Placed, Residence, Scope};
 
 /// An Ollama server.
 #[derive(Clone, Debug, Serialize, Deserialize)]

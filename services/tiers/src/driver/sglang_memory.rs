@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::endpoint::{Answer, Endpoint, Network, Server};
-use super::report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::Tier;
+use crate::server::endpoint::{Answer, Endpoint, Network, Server};
+use crate::server::report::{
+    Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
+};
 
 /// What is released, and exactly what is resumed.
 const TAGS: [&str; 3] = ["kv_cache", "weights", "cuda_graph"];

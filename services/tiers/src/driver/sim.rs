@@ -6,9 +6,9 @@ use routing::ExpertId;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use super::report::{Caps, DriverError, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::{LinkSpec, Source, Tier};
+use crate::server::report::{Caps, DriverError, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 
 /// Experts that exist on paper: bytes over links take their time on the runtime's clock, which tests pause. A move
 /// goes on when whoever asked for it has left, as it does on real servers.

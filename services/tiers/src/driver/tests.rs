@@ -27,9 +27,9 @@ use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio::time::{Instant, sleep};
 
-use super::endpoint::Network;
 use super::{Driver, DriverError, DriverSpec, Evidence, Inventory, Outcome, Residence, Step};
 use crate::residency::Tier;
+use crate::server::endpoint::Network;
 
 /// What a scripted server was asked.
 struct Call {
@@ -69,7 +69,7 @@ type Handler = Arc<Mutex<dyn FnMut(&Call) -> Reply + Send>>;
 
 /// Scripted servers by host and port. The same network can be given another server later: a restart.
 #[derive(Clone, Default)]
-pub(super) struct FakeNetwork {
+pub(crate) struct FakeNetwork {
     servers: Arc<Mutex<HashMap<String, Handler>>>,
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -92,7 +92,7 @@ impl FakeNetwork {
         log.into_iter().filter(|line| !is_question(line)).collect()
     }
 
-    pub(super) fn open(&self, authority: &str) -> io::Result<DuplexStream> {
+    pub(crate) fn open(&self, authority: &str) -> io::Result<DuplexStream> {
         let handler = self.servers.lock().unwrap().get(authority).cloned();
         let handler = handler.ok_or(io::ErrorKind::ConnectionRefused)?;
         let (near, far) = tokio::io::duplex(64 * 1024);

@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::endpoint::{Answer, Endpoint, Network, Server, pause, segment};
-use super::names::Names;
-use super::report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::Tier;
+use crate::server::endpoint::{Answer, Endpoint, Network, Server, pause, segment};
+use crate::server::names::Names;
+use crate::server::report::{
+    Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
+};
 
 /// A Triton server with `--model-control-mode=explicit`; in its other modes it refuses to load and unload.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, Network, Server};
-use super::report::{Caps, DriverError, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::Tier;
+use crate::server::endpoint::{Endpoint, Network, Server};
+use crate::server::report::{Caps, DriverError, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 
 /// Adapters of a vLLM engine with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`.
 ///
@@ -149,7 +149,7 @@ impl Control for VllmLora {
         if step.to == Tier::Slot {
             let token = json!({"model": adapter.name, "prompt": "a", "max_tokens": 1});
             let answer = self.endpoint.post("/v1/completions", Some(&token), step.deadline).await;
-            answer.and_then(super::endpoint::Answer::done).map_err(DriverError::after_a_change)?;
+            answer.and_then(crate::server::endpoint::Answer::done).map_err(DriverError::after_a_change)?;
             self.with_slots(|slots| slots.insert(step.expert.clone()));
         }
         let after = self.probe(step.deadline).await.map_err(DriverError::after_a_change)?;

@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::endpoint::{Answer, Endpoint, Network, Server, pause};
-use super::report::{Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope};
 use super::{Control, Step};
 use crate::residency::Tier;
+use crate::server::endpoint::{Answer, Endpoint, Network, Server, pause};
+use crate::server::report::{
+    Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
+};
 
 /// vLLM engines with `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`, one for each expert.
 ///

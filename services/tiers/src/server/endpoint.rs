@@ -38,12 +38,12 @@ pub struct Server {
 
 /// How connections are opened.
 #[derive(Clone)]
-pub(super) enum Network {
+pub(crate) enum Network {
     /// With TCP.
     Tcp,
     /// In the process, so that a paused clock does not run ahead of the sockets.
     #[cfg(test)]
-    Fake(super::tests::FakeNetwork),
+    Fake(crate::driver::tests::FakeNetwork),
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -65,7 +65,7 @@ impl Network {
 
 /// A server that can be asked.
 #[derive(Clone)]
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     /// For messages.
     url: Arc<str>,
     /// Host and port.
@@ -78,14 +78,14 @@ pub(super) struct Endpoint {
 }
 
 /// What a server answered.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
     place: String,
 }
 
 impl Endpoint {
-    pub(super) fn new(server: &Server, network: &Network) -> Result<Self, DriverError> {
+    pub(crate) fn new(server: &Server, network: &Network) -> Result<Self, DriverError> {
         let wrong = |what: &str| {
             DriverError::unsupported(format!("url {:?}: {what}; write http://host:port", server.url))
         };
@@ -117,12 +117,12 @@ impl Endpoint {
     }
 
     /// Asks without changing anything: a failure leaves all as it was.
-    pub(super) async fn get(&self, path: &str, deadline: Instant) -> Result<Answer, DriverError> {
+    pub(crate) async fn get(&self, path: &str, deadline: Instant) -> Result<Answer, DriverError> {
         self.call(Method::GET, path, None, ErrorKind::Busy, deadline).await
     }
 
     /// Asks by POST without changing anything.
-    pub(super) async fn query(
+    pub(crate) async fn query(
         &self,
         path: &str,
         body: &Value,
@@ -132,7 +132,7 @@ impl Endpoint {
     }
 
     /// Asks for a change: once it was sent, a failure leaves nobody knowing.
-    pub(super) async fn post(
+    pub(crate) async fn post(
         &self,
         path: &str,
         body: Option<&Value>,
@@ -142,7 +142,7 @@ impl Endpoint {
     }
 
     /// As [`Self::get`], for a server that changes something at a GET.
-    pub(super) async fn get_to_change(&self, path: &str, deadline: Instant) -> Result<Answer, DriverError> {
+    pub(crate) async fn get_to_change(&self, path: &str, deadline: Instant) -> Result<Answer, DriverError> {
         self.call(Method::GET, path, None, ErrorKind::HalfDone, deadline).await
     }
 
@@ -207,7 +207,7 @@ async fn exchange(
 
 impl Answer {
     /// The answer as JSON.
-    pub(super) fn json(&self) -> Result<Value, DriverError> {
+    pub(crate) fn json(&self) -> Result<Value, DriverError> {
         serde_json::from_slice(&self.body).map_err(|error| {
             DriverError::unsupported(format!(
                 "{}: the answer is not the documented JSON: {error}",
@@ -217,7 +217,7 @@ impl Answer {
     }
 
     /// The answer's list under `key`.
-    pub(super) fn list(&self, key: &str) -> Result<Vec<Value>, DriverError> {
+    pub(crate) fn list(&self, key: &str) -> Result<Vec<Value>, DriverError> {
         match self.json()?.get_mut(key).map(Value::take) {
             Some(Value::Array(list)) => Ok(list),
             _ => Err(DriverError::unsupported(format!("{}: the answer has no list {key:?}", self.place))),
@@ -225,14 +225,14 @@ impl Answer {
     }
 
     /// An error that says what the server answered.
-    pub(super) fn error(&self, kind: ErrorKind) -> DriverError {
+    pub(crate) fn error(&self, kind: ErrorKind) -> DriverError {
         let text = String::from_utf8_lossy(&self.body);
         let text: String = text.trim().chars().take(300).collect();
         DriverError::new(kind, format!("{}: {} {text}", self.place, self.status.as_u16()))
     }
 
     /// The answer to a question, where it is one.
-    pub(super) fn told(self) -> Result<Self, DriverError> {
+    pub(crate) fn told(self) -> Result<Self, DriverError> {
         match self.status {
             status if status.is_success() => Ok(self),
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Err(self.error(ErrorKind::Unsupported)),
@@ -242,7 +242,7 @@ impl Answer {
     }
 
     /// The answer to a demand, where it was met. What a server's own failure left behind, nobody knows.
-    pub(super) fn done(self) -> Result<Self, DriverError> {
+    pub(crate) fn done(self) -> Result<Self, DriverError> {
         match self.status {
             status if status.is_success() => Ok(self),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -255,7 +255,7 @@ impl Answer {
 }
 
 /// Waits until it is worth asking again; an error when the deadline comes first.
-pub(super) async fn pause(deadline: Instant, waiting_for: &str) -> Result<(), DriverError> {
+pub(crate) async fn pause(deadline: Instant, waiting_for: &str) -> Result<(), DriverError> {
     let next = Instant::now() + POLL;
     sleep_until(next.min(deadline)).await;
     if next >= deadline {
@@ -265,7 +265,7 @@ pub(super) async fn pause(deadline: Instant, waiting_for: &str) -> Result<(), Dr
 }
 
 /// A part of a path, with everything escaped that could end it.
-pub(super) fn segment(text: &str) -> String {
+pub(crate) fn segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

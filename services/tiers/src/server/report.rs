@@ -52,11 +52,11 @@ pub struct Placed {
 }
 
 impl Placed {
-    pub(super) fn told(tier: Tier) -> Self {
+    pub(crate) fn told(tier: Tier) -> Self {
         Self::new(Residence::In(tier), Evidence::Server)
     }
 
-    pub(super) fn new(residence: Residence, evidence: Evidence) -> Self {
+    pub(crate) fn new(residence: Residence, evidence: Evidence) -> Self {
         Self { residence, evidence, bytes: BTreeMap::new() }
     }
 }
@@ -97,7 +97,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn at(placed: Placed) -> Self {
+    pub(crate) fn at(placed: Placed) -> Self {
         Self { placed, evicted: Vec::new(), free_bytes: None }
     }
 }
@@ -141,24 +141,24 @@ impl fmt::Display for ErrorKind {
 }
 
 impl DriverError {
-    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    pub(super) fn half_done(message: impl Into<String>) -> Self {
+    pub(crate) fn half_done(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::HalfDone, message)
     }
 
-    pub(super) fn refused(message: impl Into<String>) -> Self {
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Refused, message)
     }
 
-    pub(super) fn unsupported(message: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
     /// The same, for a transition that had changed something before.
-    pub(super) fn after_a_change(self) -> Self {
+    pub(crate) fn after_a_change(self) -> Self {
         Self { kind: ErrorKind::HalfDone, ..self }
     }
 }

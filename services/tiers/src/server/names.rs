@@ -6,25 +6,25 @@ use super::report::{DriverError, Evidence, Inventory, Placed, Residence};
 use crate::residency::Tier;
 
 /// What a server calls the experts.
-pub(super) struct Names(BTreeMap<ExpertId, String>);
+pub(crate) struct Names(BTreeMap<ExpertId, String>);
 
 impl Names {
-    pub(super) fn new(names: BTreeMap<ExpertId, String>) -> Self {
+    pub(crate) fn new(names: BTreeMap<ExpertId, String>) -> Self {
         Self(names)
     }
 
-    pub(super) fn has(&self, expert: &ExpertId) -> bool {
+    pub(crate) fn has(&self, expert: &ExpertId) -> bool {
         self.0.contains_key(expert)
     }
 
-    pub(super) fn of(&self, expert: &ExpertId) -> Result<&str, DriverError> {
+    pub(crate) fn of(&self, expert: &ExpertId) -> Result<&str, DriverError> {
         let name = self.0.get(expert).map(String::as_str);
         name.ok_or_else(|| DriverError::unsupported(format!("models: there is no {expert}")))
     }
 
     /// An inventory of what a server lists. An expert that it does not list is on its disk; a model that holds
     /// memory and is no expert is a stranger.
-    pub(super) fn inventory(&self, mut listed: BTreeMap<String, Placed>) -> Inventory {
+    pub(crate) fn inventory(&self, mut listed: BTreeMap<String, Placed>) -> Inventory {
         let on_disk = || Placed::told(Tier::Disk);
         let experts =
             self.0.iter().map(|(id, name)| (id.clone(), listed.remove(name).unwrap_or_else(on_disk)));
@@ -36,13 +36,13 @@ impl Names {
 }
 
 impl Inventory {
-    pub(super) fn placed(&self, expert: &ExpertId) -> Placed {
+    pub(crate) fn placed(&self, expert: &ExpertId) -> Placed {
         let unknown = || Placed::new(Residence::Unknown, Evidence::Assumed);
         self.experts.get(expert).cloned().unwrap_or_else(unknown)
     }
 
     /// Whose accelerator copy is gone since `before`, apart from `expert`'s.
-    pub(super) fn evicted(&self, before: &Self, expert: &ExpertId) -> Vec<ExpertId> {
+    pub(crate) fn evicted(&self, before: &Self, expert: &ExpertId) -> Vec<ExpertId> {
         let hot =
             |inventory: &Self, id: &ExpertId| inventory.placed(id).residence == Residence::In(Tier::Hbm);
         let others = before.experts.keys().filter(|id| *id != expert);

@@ -34,18 +34,18 @@ fn one() -> u64 {
     1
 }
 
-pub(super) struct Meter {
+pub(crate) struct Meter {
     config: MeterConfig,
     endpoint: Endpoint,
 }
 
 impl Meter {
-    pub(super) fn new(config: MeterConfig, network: &Network) -> Result<Self, DriverError> {
+    pub(crate) fn new(config: MeterConfig, network: &Network) -> Result<Self, DriverError> {
         Ok(Self { endpoint: Endpoint::new(&config.server, network)?, config })
     }
 
     /// Free bytes now.
-    pub(super) async fn free(&self, deadline: Instant) -> Result<u64, DriverError> {
+    pub(crate) async fn free(&self, deadline: Instant) -> Result<u64, DriverError> {
         let answer = self.endpoint.get(&self.config.path, deadline).await?.told()?;
         let text = String::from_utf8_lossy(&answer.body);
         let samples = text.lines().filter_map(|line| self.sample(line));
@@ -69,7 +69,7 @@ impl Meter {
     }
 
     /// Waits until an expert's bytes are back.
-    pub(super) async fn freed(&self, before: u64, bytes: u64, deadline: Instant) -> Result<u64, DriverError> {
+    pub(crate) async fn freed(&self, before: u64, bytes: u64, deadline: Instant) -> Result<u64, DriverError> {
         let enough = before.saturating_add((bytes as f64 * BACK) as u64);
         loop {
             let free = self.free(deadline).await.map_err(DriverError::after_a_change)?;

@@ -1,0 +1,6 @@
+//! What drivers share: how a server is spoken to, what it is called there, and what is said of it.
+
+pub(crate) mod endpoint;
+pub(crate) mod meter;
+pub(crate) mod names;
+pub(crate) mod report;
