@@ -9,7 +9,7 @@
 //!
 //! which is logistic regression without a bias: policy `gates` has none either. The mean direction of the own prompts,
 //! `v = mean_own x`, would do without a background; it is dominated by what all prompts have in common. Rule and penalty
-//! were chosen on the valid rows of a corpus of 19 categories that stood for experts: the right gate was highest for 77.4%
+//! were chosen on the valid rows of a corpus of 19 categories that stood for experts (router model 1.1.0, untuned): the right gate was highest for 77.4%
 //! of 1,140 prompts, with mean directions for 73.0%. The function is strictly convex: it has one minimum, which depends on
 //! nothing but the own prompts.
 

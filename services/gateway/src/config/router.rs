@@ -13,7 +13,7 @@ pub struct RouterConfig {
     /// When the router model is loaded.
     pub load: RouterLoad,
     /// The bundle. A plain name is looked up as `router-models/NAME` in the working directory, beside the
-    /// executable and in `/usr/share/guildhall`; anything with a slash is a path.
+    /// executable and in `/usr/share/guildhall`, then as a directory; anything with a slash is a path.
     pub bundle: String,
     /// The ONNX Runtime library. Without it: `ORT_DYLIB_PATH`, `.guildhall/onnxruntime`, an installed
     /// Python wheel, the system's library paths.
