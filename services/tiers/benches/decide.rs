@@ -31,7 +31,7 @@ fn pool(places: u64) -> Option<PoolSpec> {
         tiers: vec![tier(Tier::Hbm, 10 * places), tier(Tier::Dram, 10 * u64::from(EXPERTS))],
         links: vec![link],
         experts: (0..EXPERTS).map(expert).collect::<Option<_>>()?,
-        policy: Policy { bound_us: 1_000_000_000, ..Policy::default() },
+        policy: Policy { bound_us: 1_000_000_000, batch_max: 8, executors: 1, ..Policy::default() },
         frees_at_once: true,
     })
 }

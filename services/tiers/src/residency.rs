@@ -21,8 +21,8 @@ mod tier;
 mod victims;
 
 pub use action::{Action, Cause, Reason};
-pub use admit::{NewRequest, Refusal, RefusedFor, admit, estimate_us};
-pub use decide::{decide, wake};
+pub use admit::{NewRequest, Refusal, RefusedFor, admit, estimate_us, estimates_us};
+pub use decide::{bring, decide, wake};
 pub use expert::{ExpertIndex, ExpertSpec, Kind, Phase, Pin};
 pub use ledger::Account;
 pub use link::{Link, LinkSpec};

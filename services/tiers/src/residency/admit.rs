@@ -1,6 +1,7 @@
 //! Whether a request can be served in time.
 
 use super::expert::{ExpertIndex, Phase};
+use super::policy::Order;
 use super::queue::{Queue, Waiting};
 use super::state::State;
 
@@ -29,28 +30,54 @@ pub struct Refusal {
 /// wait, and behind the loads that go before its own.
 pub fn estimate_us(now_us: u64, state: &State, queue: &Queue, expert: ExpertIndex) -> u64 {
     let Some(entry) = state.experts.get(expert.at()) else { return 0 };
+    let before = if rests_away(&entry.phase) { loads_us(state, queue) } else { 0.0 };
+    estimate(now_us, state, queue, expert, before)
+}
+
+/// As [`estimate_us`], for all experts at once, by their places.
+pub fn estimates_us(now_us: u64, state: &State, queue: &Queue) -> Vec<u64> {
+    let before = loads_us(state, queue);
+    let all = (0..state.len() as u32).map(ExpertIndex);
+    all.map(|expert| estimate(now_us, state, queue, expert, before)).collect()
+}
+
+/// Whether an expert has yet to be loaded.
+fn rests_away(phase: &Phase) -> bool {
+    !matches!(phase, Phase::Hot | Phase::Loading | Phase::Warming)
+}
+
+/// What the loads of all experts that somebody waits for take, one after another.
+fn loads_us(state: &State, queue: &Queue) -> f64 {
+    queue.active().iter().map(|expert| load_us(state, *expert)).sum()
+}
+
+fn load_us(state: &State, expert: ExpertIndex) -> f64 {
+    let entry = &state.experts[expert.at()];
+    if entry.phase == Phase::Hot { 0.0 } else { state.journey(entry, entry.nearest(), entry.serves).us }
+}
+
+fn estimate(now_us: u64, state: &State, queue: &Queue, expert: ExpertIndex, before: f64) -> u64 {
+    let entry = &state.experts[expert.at()];
     let batches = queue.batches() + u64::from(state.running);
-    let computing = batches as f64 * state.mean_batch_us() / f64::from(state.policy.executors);
+    let computing = if batches < u64::from(state.policy.executors) && state.policy.order == Order::Free {
+        // Somebody is free at once.
+        0.0
+    } else {
+        batches as f64 * state.mean_batch_us() / f64::from(state.policy.executors)
+    };
     let loading = match &entry.phase {
         Phase::Hot => 0.0,
         Phase::Loading | Phase::Warming => {
             state.ends_us(expert).map_or(0.0, |ends| ends.saturating_sub(now_us) as f64)
         }
-        _ => {
-            let before = queue.active().iter().filter(|other| **other != expert).map(|other| {
-                let other = &state.experts[other.at()];
-                if other.phase == Phase::Hot {
-                    0.0
-                } else {
-                    state.journey(other, other.nearest(), other.serves).us
-                }
-            });
-            let retry = match &entry.phase {
+        phase => {
+            let own = if queue.waiting(expert) > 0 { load_us(state, expert) } else { 0.0 };
+            let retry = match phase {
                 Phase::Failed { retry_at_us, .. } => retry_at_us.saturating_sub(now_us) as f64,
                 _ => 0.0,
             };
             let channels = f64::from(state.channels(entry));
-            before.sum::<f64>() / channels + state.ready_us(entry) + retry
+            (before - own).max(0.0) / channels + state.ready_us(entry) + retry
         }
     };
     computing.max(loading) as u64

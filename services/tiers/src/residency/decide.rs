@@ -4,7 +4,7 @@ use super::action::{Action, Cause, Reason};
 use super::expert::{ExpertIndex, Phase};
 use super::policy::Order;
 use super::queue::{Queue, Waiting};
-use super::state::{Entry, State};
+use super::state::{Conflict, Entry, State};
 use super::tier::Tier;
 use super::victims::{Force, Room, make_room, stays_until_us};
 
@@ -32,6 +32,44 @@ pub fn decide(now_us: u64, state: &State, queue: &Queue) -> Vec<Action> {
         None => plan.load(),
     }
     plan.actions
+}
+
+/// What has to be done to bring an expert nearer because an operator asked for it: at anybody's expense but that of
+/// experts in use or pinned. Nothing where it is there. Apply it and ask again until it is; other requests go on
+/// meanwhile.
+///
+/// # Errors
+/// [`Conflict::NoExpert`]; [`Conflict::Phase`] for a tier that it does not have, for one that cannot be moved now and
+/// for an adapter whose base is not ready; [`Conflict::Busy`] where the link is full, [`Conflict::NoRoom`].
+pub fn bring(
+    now_us: u64,
+    state: &State,
+    queue: &Queue,
+    expert: ExpertIndex,
+    to: Tier,
+) -> Result<Vec<Action>, Conflict> {
+    let entry = state.experts.get(expert.at()).ok_or(Conflict::NoExpert)?;
+    let from = entry.nearest();
+    if from <= to {
+        return Ok(Vec::new());
+    }
+    let base = entry.base.filter(|_| to == entry.serves);
+    let ready = base.is_none_or(|base| state.experts[base.at()].phase == Phase::Hot);
+    if !entry.spec.bytes.contains_key(&to) || !entry.can_begin(now_us) || !ready {
+        return Err(Conflict::Phase);
+    }
+    let plan = Plan { now_us, state, queue, actions: Vec::new(), serving: Vec::new() };
+    let reason = Reason::Asked;
+    match plan.room(entry, from, to, Force::Hard) {
+        Room::Made(_) if !state.is_open(&state.journey(entry, from, to)) => Err(Conflict::Busy),
+        Room::Made(mut actions) => {
+            actions.push(Action::Promote { expert, from, to, cause: Cause::Admin, tenant: None, reason });
+            Ok(actions)
+        }
+        Room::Later(actions) if actions.is_empty() => Err(Conflict::Busy),
+        Room::Later(actions) => Ok(actions),
+        Room::None => Err(Conflict::NoRoom),
+    }
 }
 
 /// When [`decide()`] may have something to do although nothing has happened; `None` for never.

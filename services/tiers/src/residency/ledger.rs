@@ -8,13 +8,15 @@ pub struct Account {
     usable: u64,
     used: u64,
     incoming: u64,
+    /// Bytes that should be free, and were measured not to be.
+    missing: u64,
     source: Source,
 }
 
 impl Account {
     pub(super) fn new(spec: &TierSpec) -> Self {
         let usable = spec.capacity_bytes.saturating_sub(spec.reserved_bytes);
-        Self { usable, used: 0, incoming: 0, source: spec.source }
+        Self { usable, used: 0, incoming: 0, missing: 0, source: spec.source }
     }
 
     /// Bytes that experts may take in all.
@@ -32,9 +34,15 @@ impl Account {
         self.incoming
     }
 
+    /// Bytes that should be free, and were measured not to be: what engines keep, or what strangers hold.
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
     /// Bytes that a load may still reserve. 0 also where measured copies turned out larger than their reservations.
     pub fn free(&self) -> u64 {
-        self.usable.saturating_sub(self.used).saturating_sub(self.incoming)
+        let known = self.usable.saturating_sub(self.used).saturating_sub(self.incoming);
+        known.saturating_sub(self.missing)
     }
 
     /// Where the capacity comes from.
@@ -50,6 +58,10 @@ impl Account {
             self.incoming += bytes;
         }
         fits
+    }
+
+    pub(super) fn miss(&mut self, bytes: u64) {
+        self.missing = bytes;
     }
 
     /// Gives a reservation back.

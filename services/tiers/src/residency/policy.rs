@@ -19,9 +19,10 @@ pub struct Policy {
     pub order: Order,
     /// Whether experts are loaded while others answer. Without it a load starts only when nothing else can be done.
     pub prefetch: bool,
-    /// Most requests of a batch; at least 1.
+    /// Most requests of a batch; at least 1. A batch ends with its last request. With 1 each request counts by itself,
+    /// which is right for servers that batch by themselves.
     pub batch_max: u32,
-    /// Batches that the pool computes at a time; at least 1.
+    /// Batches that the pool computes at a time, all experts together; at least 1.
     pub executors: u32,
     /// How long a request may be overtaken, in microseconds from its arrival. Half of the time to its deadline,
     /// where that is shorter.
@@ -43,8 +44,8 @@ impl Default for Policy {
         Self {
             order: Order::Free,
             prefetch: true,
-            batch_max: 8,
-            executors: 1,
+            batch_max: 1,
+            executors: 64,
             bound_us: 5_000_000,
             queue_max: 10_000,
             min_residency_loads: 1.0,

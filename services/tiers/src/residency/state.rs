@@ -255,6 +255,37 @@ impl State {
         self.experts.get(expert.at()).map(Entry::nearest)
     }
 
+    /// The number of an expert's last transition.
+    pub fn generation(&self, expert: ExpertIndex) -> Generation {
+        self.experts.get(expert.at()).map(|entry| entry.generation).unwrap_or_default()
+    }
+
+    /// The nearest tier that an expert can be in: where it answers from.
+    pub fn serves(&self, expert: ExpertIndex) -> Option<Tier> {
+        self.experts.get(expert.at()).map(|entry| entry.serves)
+    }
+
+    /// The farthest tier that an expert can be in, which always has it.
+    pub fn home(&self, expert: ExpertIndex) -> Option<Tier> {
+        self.experts.get(expert.at()).map(|entry| entry.home)
+    }
+
+    /// An expert's complete copies, nearest first, with their bytes.
+    pub fn copies(&self, expert: ExpertIndex) -> impl Iterator<Item = (Tier, u64)> + '_ {
+        let entry = self.experts.get(expert.at());
+        Tier::ALL.into_iter().filter_map(move |tier| Some((tier, entry?.copies[tier.index()]?)))
+    }
+
+    /// Whether an expert may be removed.
+    pub fn pinned(&self, expert: ExpertIndex) -> Pin {
+        self.experts.get(expert.at()).map_or(Pin::None, |entry| entry.pin)
+    }
+
+    /// Batches under way in the whole pool.
+    pub fn running(&self) -> u32 {
+        self.running
+    }
+
     /// Batches under way with an expert.
     pub fn leases(&self, expert: ExpertIndex) -> u32 {
         self.experts.get(expert.at()).map_or(0, |entry| entry.leases)
@@ -292,9 +323,9 @@ impl State {
         [Some(entry), base].into_iter().flatten().map(|e| self.journey(e, e.nearest(), e.serves).us).sum()
     }
 
-    /// When a transition under way should end.
-    pub(super) fn ends_us(&self, expert: ExpertIndex) -> Option<u64> {
-        self.experts[expert.at()].moving.as_ref().map(|moving| moving.ends_us)
+    /// When a transition under way should end, as far as can be said.
+    pub fn ends_us(&self, expert: ExpertIndex) -> Option<u64> {
+        self.experts.get(expert.at())?.moving.as_ref().map(|moving| moving.ends_us)
     }
 
     pub(super) fn journey(&self, entry: &Entry, from: Tier, to: Tier) -> Journey {

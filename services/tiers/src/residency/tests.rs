@@ -40,7 +40,7 @@ pub(super) fn pool(experts: usize, places: u64) -> PoolSpec {
         tiers: vec![tier(Tier::Hbm, 10 * places), tier(Tier::Dram, 10 * experts as u64)],
         links: vec![link(Tier::Dram, Tier::Hbm, 10.0)],
         experts: (0..experts).map(|i| full(&name(i), 10)).collect(),
-        policy: Policy::default(),
+        policy: Policy { batch_max: 8, executors: 1, ..Policy::default() },
         frees_at_once: true,
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn untimed(
 ) -> Result<f64, SimError> {
     const TICK_US: u64 = 1_000_000;
     let policy =
-        Policy { order, prefetch: false, batch_max: 1, min_residency_loads: 0.0, ..Policy::default() };
+        Policy { order, prefetch: false, batch_max: 1, executors: 1, min_residency_loads: 0.0, ..Policy::default() };
     let passes = 4 * window as u64;
     let mut state = State::new(pool(trace.expert_count, places, cost, policy)?)?;
     let mut queue = Queue::new(trace.expert_count, 1);
@@ -112,7 +112,7 @@ pub(super) fn clocked(
     order: Order,
 ) -> Result<Timed, SimError> {
     let policy =
-        Policy { order, bound_us: micros(cost.bound_s), batch_max: cost.batch_max, ..Policy::default() };
+        Policy { order, bound_us: micros(cost.bound_s), batch_max: cost.batch_max, executors: 1, ..Policy::default() };
     Run {
         bound_us: policy.bound_us,
         queue: Queue::new(experts, policy.batch_max),

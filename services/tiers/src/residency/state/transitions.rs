@@ -283,6 +283,30 @@ impl State {
         Ok(())
     }
 
+    /// Notes that nobody can tell any more where an expert is, though no transition of it is under way: its server
+    /// does not answer, or moves it by itself. It takes no requests, and its bytes stay counted, until a probe.
+    ///
+    /// # Errors
+    /// [`Conflict::Stale`] where a transition is under way, whose end is to be reported instead.
+    pub fn doubted(&mut self, expert: ExpertIndex) -> Result<(), Conflict> {
+        let entry = self.entry(expert)?;
+        if entry.phase.is_moving() {
+            return Err(Conflict::Stale);
+        }
+        let drained = entry.phase == Phase::Draining;
+        entry.phase = Phase::Unknown;
+        self.draining -= u32::from(drained);
+        Ok(())
+    }
+
+    /// Takes over how many of a tier's free bytes a measurement did not find: something else holds them, and no load
+    /// may count on them. Measure while nothing moves.
+    pub fn measured(&mut self, tier: Tier, unaccounted: u64) {
+        if let Some(account) = &mut self.accounts[tier.index()] {
+            account.miss(unaccounted);
+        }
+    }
+
     /// Takes over what a probe found: the tiers where the expert has copies, with their bytes. Its home always has
     /// one. Whatever was reserved or thought before gives way, save for when a failed expert may be tried again.
     ///

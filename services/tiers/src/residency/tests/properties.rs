@@ -44,6 +44,7 @@ impl Case {
             experts: self.sizes_gb.iter().enumerate().map(|(i, gb)| full(&format!("e{i}"), *gb)).collect(),
             policy: Policy {
                 order: self.order,
+                batch_max: 8,
                 executors: self.executors,
                 bound_us: self.bound_us,
                 ..Policy::default()
