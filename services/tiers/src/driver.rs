@@ -40,7 +40,7 @@ use crate::server::endpoint::Network;
 use crate::server::meter::Meter;
 
 /// Which servers a pool's experts are on, and how they are moved there.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriverSpec {
     /// The driver with its settings.
@@ -52,7 +52,7 @@ pub struct DriverSpec {
 }
 
 /// A driver with its settings.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DriverConfig {
     /// Nothing real: declared bytes over declared links.
@@ -147,7 +147,7 @@ impl Driver {
         Self::with_network(spec, &Network::Tcp)
     }
 
-    fn with_network(spec: DriverSpec, network: &Network) -> Result<Self, DriverError> {
+    pub(crate) fn with_network(spec: DriverSpec, network: &Network) -> Result<Self, DriverError> {
         let kind = match spec.driver {
             DriverConfig::Sim(config) => Kind::Sim(sim::Sim::new(config)?),
             DriverConfig::VllmSleep(config) => Kind::VllmSleep(vllm_sleep::VllmSleep::new(&config, network)?),
@@ -167,6 +167,26 @@ impl Driver {
         };
         let meter = spec.meter.map(|meter| Meter::new(meter, network)).transpose()?;
         Ok(Self { kind, meter })
+    }
+
+    /// Its kind's name, as in the configuration.
+    pub fn name(&self) -> &'static str {
+        match &self.kind {
+            Kind::Sim(_) => "sim",
+            Kind::VllmSleep(_) => "vllm_sleep",
+            Kind::VllmLora(_) => "vllm_lora",
+            Kind::SglangMemory(_) => "sglang_memory",
+            Kind::SglangLora(_) => "sglang_lora",
+            Kind::LlamacppRouter(_) => "llamacpp_router",
+            Kind::Ollama(_) => "ollama",
+            Kind::LlamaSwap(_) => "llama_swap",
+            Kind::Triton(_) => "triton",
+        }
+    }
+
+    /// Whether it moves an expert.
+    pub fn has(&self, expert: &ExpertId) -> bool {
+        each!(&self.kind, driver => driver.has(expert))
     }
 
     /// What it can do.

@@ -16,7 +16,7 @@ use crate::server::report::{
 /// vLLM engines with `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`, one for each expert.
 ///
 /// Asleep at level 1 an engine's weights are in the host's memory (`dram`), at level 2 nowhere but on the disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VllmSleepConfig {
     /// The engine of each expert.
@@ -27,7 +27,7 @@ pub struct VllmSleepConfig {
 }
 
 /// What becomes of the requests in an engine that is put to sleep.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SleepMode {
     /// They are answered first.

@@ -68,7 +68,7 @@ pub enum Action {
 }
 
 /// For what an expert is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A request's bound is up.
@@ -80,7 +80,7 @@ pub enum Cause {
 }
 
 /// Why an action was chosen, with what it was chosen by.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum Reason {
     /// Of the ready experts it has the request that must be served first.

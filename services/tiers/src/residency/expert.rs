@@ -19,7 +19,7 @@ impl ExpertIndex {
 }
 
 /// What an expert's weights are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Kind {
     /// A whole model with an engine of its own.
@@ -37,7 +37,7 @@ pub enum Kind {
 }
 
 /// An expert, as its pool needs to know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpertSpec {
     /// Its name.

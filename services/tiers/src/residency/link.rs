@@ -9,7 +9,7 @@ const PRIOR: f64 = 4.0;
 const LEAST_WEIGHT: f64 = 0.1;
 
 /// A way between two tiers of a pool, as declared.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkSpec {
     /// The farther tier.

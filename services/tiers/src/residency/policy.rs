@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Whether requests may overtake each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Requests whose expert is ready go first, within the bound.
@@ -12,7 +12,7 @@ pub enum Order {
 }
 
 /// How a pool is scheduled. The defaults are those of `docs/tiers.md`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Whether requests may overtake each other.

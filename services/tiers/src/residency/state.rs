@@ -323,6 +323,12 @@ impl State {
         [Some(entry), base].into_iter().flatten().map(|e| self.journey(e, e.nearest(), e.serves).us).sum()
     }
 
+    /// Where a load goes that is under way, or of which nobody knows how it ended.
+    pub fn heading(&self, expert: ExpertIndex) -> Option<Tier> {
+        let moving = self.experts.get(expert.at())?.moving.as_ref()?;
+        (moving.from != moving.tier).then_some(moving.tier)
+    }
+
     /// When a transition under way should end, as far as can be said.
     pub fn ends_us(&self, expert: ExpertIndex) -> Option<u64> {
         self.experts.get(expert.at())?.moving.as_ref().map(|moving| moving.ends_us)

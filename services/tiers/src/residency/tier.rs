@@ -3,7 +3,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Where weights are, nearest first. A driver says which of these it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Bound into the running step and read without a copy, such as a place in a bank of adapters.
@@ -43,7 +45,7 @@ impl fmt::Display for Tier {
 }
 
 /// Where a number of bytes comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// Read from the device.
@@ -54,8 +56,15 @@ pub enum Source {
     Simulated,
 }
 
+impl Source {
+    /// Whether it was read from the device.
+    pub fn is_measured(self) -> bool {
+        self == Self::Measured
+    }
+}
+
 /// A tier of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TierSpec {
     /// Which.

@@ -25,7 +25,7 @@ const LONGEST_ANSWER: usize = 4 << 20;
 const POLL: Duration = Duration::from_millis(250);
 
 /// Where a server's control API is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Its base URL, `http://host:port`, with a path where one stands before all routes. Control APIs can stop a

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::residency::{Source, Tier};
 
 /// What a driver can do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Caps {
     /// Where it can put an expert, nearest first.
     pub tiers: Vec<Tier>,
@@ -20,7 +20,7 @@ pub struct Caps {
 }
 
 /// What a transition moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// One expert of a server that has several.

@@ -56,8 +56,14 @@ pub(super) fn untimed(
     window: usize,
 ) -> Result<f64, SimError> {
     const TICK_US: u64 = 1_000_000;
-    let policy =
-        Policy { order, prefetch: false, batch_max: 1, executors: 1, min_residency_loads: 0.0, ..Policy::default() };
+    let policy = Policy {
+        order,
+        prefetch: false,
+        batch_max: 1,
+        executors: 1,
+        min_residency_loads: 0.0,
+        ..Policy::default()
+    };
     let passes = 4 * window as u64;
     let mut state = State::new(pool(trace.expert_count, places, cost, policy)?)?;
     let mut queue = Queue::new(trace.expert_count, 1);
@@ -111,8 +117,13 @@ pub(super) fn clocked(
     cost: &Cost,
     order: Order,
 ) -> Result<Timed, SimError> {
-    let policy =
-        Policy { order, bound_us: micros(cost.bound_s), batch_max: cost.batch_max, executors: 1, ..Policy::default() };
+    let policy = Policy {
+        order,
+        bound_us: micros(cost.bound_s),
+        batch_max: cost.batch_max,
+        executors: 1,
+        ..Policy::default()
+    };
     Run {
         bound_us: policy.bound_us,
         queue: Queue::new(experts, policy.batch_max),

@@ -216,14 +216,25 @@ impl State {
         Ok(())
     }
 
-    fn begin_removal(&mut self, now_us: u64, expert: ExpertIndex, from: Tier) -> Result<Applied, Conflict> {
-        let entry = self.entry(expert)?;
+    /// Whether an expert's nearest copy can be given up now.
+    ///
+    /// # Errors
+    /// [`Conflict::InUse`] where requests, adapters or a pin keep it; [`Conflict::Phase`] where something is going on
+    /// with it, or it is at home.
+    pub fn removable(&self, now_us: u64, expert: ExpertIndex) -> Result<(), Conflict> {
+        let entry = self.experts.get(expert.at()).ok_or(Conflict::NoExpert)?;
         if entry.leases > 0 || entry.dependants > 0 || entry.pin.holds(now_us) {
             return Err(Conflict::InUse);
         }
         let rests = matches!(entry.phase, Phase::Hot | Phase::Draining | Phase::Warm | Phase::Cold);
+        if rests && entry.nearest() != entry.home { Ok(()) } else { Err(Conflict::Phase) }
+    }
+
+    fn begin_removal(&mut self, now_us: u64, expert: ExpertIndex, from: Tier) -> Result<Applied, Conflict> {
+        self.removable(now_us, expert)?;
+        let entry = self.entry(expert)?;
         // Inclusive: what is nearer came through here.
-        if !rests || from == entry.home || entry.nearest() != from {
+        if entry.nearest() != from {
             return Err(Conflict::Phase);
         }
         let drained = entry.phase == Phase::Draining;
