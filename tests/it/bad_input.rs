@@ -1,11 +1,9 @@
 //! Bad input is refused by place, in one shape, and stops nothing that worked.
 
-use std::process::Command;
-
-use e2e::{Client, Gateway, binary, repository};
+use e2e::{Client, Gateway, repository};
 use serde_json::{Value, json};
 
-use crate::support::{ask, fixed, llm, mock};
+use crate::support::{ask, fixed, guildhall, llm, mock};
 
 /// Method, path, body; and what is expected: status, code, place.
 type Case<'a> = (&'a str, &'a str, Vec<u8>, u16, &'a str, Option<&'a str>);
@@ -118,16 +116,6 @@ async fn an_expert_whose_name_does_not_resolve_is_told_apart() {
 }
 
 /// Runs `guildhall` and gives exit code, standard output and standard error.
-fn guildhall(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(binary("guildhall").unwrap())
-        .args(arguments)
-        .current_dir(repository())
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
 fn with_file(text: &str, check: impl FnOnce(&str)) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("guildhall.yaml");

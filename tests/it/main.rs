@@ -28,6 +28,7 @@ mod policies;
 mod privacy;
 mod queues;
 mod reload;
+mod residency;
 mod rolling;
 mod routing;
 mod sim;

@@ -1,8 +1,9 @@
 //! What several tests need.
 
+use std::process::Command;
 use std::time::Duration;
 
-use e2e::{Answer, Client, Gateway};
+use e2e::{Answer, Client, Gateway, binary, repository};
 use mock_expert::{Mock, Settings};
 use serde_json::{Value, json};
 
@@ -41,6 +42,17 @@ pub(crate) fn token(id: &str) -> String {
 /// The configuration of one API key.
 pub(crate) fn key(id: &str, rest: &str) -> String {
     format!("  - {{id: {id}, secrets: [{{token: {}}}], {rest}}}\n", token(id))
+}
+
+/// Runs the program to its end: its exit code, what it says and what it complains of.
+pub(crate) fn guildhall(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(binary("guildhall").unwrap())
+        .args(arguments)
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
 /// Sends a chat with the token of the key `id` and these headers.

@@ -24,9 +24,10 @@ use crate::ids::Ids;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::fleet::Fleet;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, now_ms};
 use crate::problem::Problem;
 use crate::reload::Current;
+use crate::residency::Pools;
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::export::{ExportTask, Exporter, TraceMetrics};
@@ -131,11 +132,15 @@ impl App {
         metrics.register_collector(Box::new(Fleet { catalog: catalog.clone(), access: access.clone() }));
         let (owner, new_token) = admin_token(&config, &store, world.token_bytes)?;
         let credentials = Credentials::new(owner, &config.admin.tokens);
+        let pools = Pools::new(&config.pools, now_ms(), |_| Arc::new(tiers::owner::Silent));
+        let pools = pools.map_err(|problem| StartError::Config(ChangeError::Invalid(vec![problem])))?;
+        pools.warn_of_unknown(&catalog.view().experts);
         let shadow = Arc::default();
         let bundles =
             Bundles::new(opened, catalog.clone(), Arc::clone(&shadow), ShadowMetrics::register(&mut metrics));
         let pipeline = Pipeline {
             catalog,
+            pools,
             shadow,
             feedback: Feedback::new(store.clone(), config.feedback.clone(), &mut metrics),
             memory: Arc::new(Memory::new(

@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 use crate::config::RouteSpec;
 use crate::metrics::series::{RouteSeries, Series};
 use crate::problem::Problem;
+use crate::residency::Pools;
 
 mod check;
 mod describe;
@@ -505,10 +506,16 @@ impl Route {
     }
 
     /// How the view's experts are now, with the biases that this route gives them.
-    pub(crate) fn live(&self, view: &View) -> Arc<[Live]> {
+    pub(crate) fn live(&self, view: &View, pools: &Pools) -> Arc<[Live]> {
         let balance = self.balance.as_deref().map(lock);
         let bias = |id: &ExpertId| balance.as_ref().map_or(0.0, |balance| balance.bias(id));
-        view.experts.live().map(|(id, live)| Live { bias: bias(id), ..live }).collect()
+        let here = |id: &ExpertId, live: Live| {
+            let outlook = pools.outlook(id);
+            let resident = outlook.map(|outlook| outlook.away.unwrap_or(u8::MAX));
+            let wait_ms = outlook.map(|outlook| outlook.wait.as_secs_f32() * 1e3);
+            Live { bias: bias(id), resident, wait_ms, ..live }
+        };
+        view.experts.live().map(|(id, live)| (id, here(id, live)).1).collect()
     }
 
     /// Takes a decision into account for later ones.

@@ -11,6 +11,7 @@ mod feedback;
 mod keys;
 mod load;
 mod memory;
+mod pools;
 mod router;
 mod store;
 mod telemetry;
@@ -24,6 +25,7 @@ pub use feedback::FeedbackConfig;
 pub use keys::{FileKey, FileSecret};
 pub use load::{ConfigError, Loaded, literal_secrets, load, parse, yaml};
 pub use memory::MemoryConfig;
+pub use pools::{PoolConfig, PoolExpert, Size, TierConfig};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};
@@ -65,6 +67,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// The experts. Those of the file are read-only in the admin API, which can add others.
     pub experts: Vec<ExpertSpec>,
+    /// Experts that share an accelerator: whose weights are brought there, and when.
+    pub pools: Vec<PoolConfig>,
     /// The public virtual models. `auto` is the one used when a request names none.
     pub routes: Vec<RouteSpec>,
     /// Teams: limits and access that keys share.
@@ -233,6 +237,7 @@ impl Config {
             ("telemetry", self.telemetry == other.telemetry),
             ("feedback", self.feedback == other.feedback),
             ("memory", self.memory == other.memory),
+            ("pools", self.pools == other.pools),
         ];
         sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
     }
@@ -262,6 +267,7 @@ impl Config {
                 problems.push(Problem::at(format!("experts[{i}].id"), message));
             }
         }
+        problems.extend(pools::problems(&self.pools));
         problems.extend(keys::problems(&self.keys, &self.teams));
         for (i, route) in self.routes.iter().enumerate() {
             problems.extend(route.problems().into_iter().map(|p| p.below(&format!("routes[{i}]"))));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use routing::{Candidate, ExpertId, Modifier, Plan, Policy, Rejected};
 use serde::Serialize;
+use tiers::owner::Found;
 use utoipa::ToSchema;
 
 use crate::catalog::Route;
@@ -240,6 +241,9 @@ pub struct Decision {
     pub overhead_us: u64,
     /// Microseconds that the request waited for a place.
     pub queue_us: u64,
+    /// What its wait for experts' weights was, where one that was tried is in a pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residency: Option<Residency>,
     /// How the answer ended; absent while it is under way.
     #[serde(serialize_with = "when_set")]
     pub outcome: OnceLock<Outcome>,
@@ -271,6 +275,7 @@ impl Decision {
             error: None,
             overhead_us: 0,
             queue_us: 0,
+            residency: None,
             outcome: OnceLock::new(),
         }
     }
@@ -278,6 +283,15 @@ impl Decision {
 
 fn when_set<S: serde::Serializer>(outcome: &OnceLock<Outcome>, serializer: S) -> Result<S::Ok, S::Error> {
     outcome.get().serialize(serializer)
+}
+
+/// A request's wait for weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Residency {
+    /// Where the last expert that was waited for was when the request came to it.
+    pub found: Found,
+    /// Microseconds waited, for all experts together.
+    pub waited_us: u64,
 }
 
 /// A plan with all that it was made from.

@@ -23,6 +23,7 @@ pub mod outbound;
 pub mod pipeline;
 pub mod problem;
 mod reload;
+pub mod residency;
 mod session;
 pub mod telemetry;
 mod usage;

@@ -87,6 +87,8 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     if let Some(export) = app.export.lock().unwrap_or_else(PoisonError::into_inner).take() {
         accounts.spawn(|stop| export.run(stop));
     }
+    // Requests under way hold leases to the last.
+    accounts.spawn(|stop| app.pipeline.pools.clone().run(stop));
     accounts.spawn(|stop| app.pipeline.feedback.keep(stop));
     accounts.spawn(|stop| crate::usage::keep(app.pipeline.ledger.clone(), store, stop));
     app.ready.set(true);

@@ -1,13 +1,14 @@
 //! The life of a request, phase by phase.
 //!
 //! ```text
-//! admit -> decode -> encode -> route -> call -> stream -> account
+//! admit -> decode -> encode -> route -> acquire -> call -> stream -> account
 //! ```
 //!
 //! - `admit`: a place among the requests in progress, a bounded body (`admit.rs`)
 //! - `decode`: what the body asks for (`decode.rs`)
 //! - `encode`: what the router reads in the prompt, within its deadline (`route.rs`)
 //! - `route`: the policy's plan (`route.rs`)
+//! - `acquire`: the weights of each candidate, where it is in a pool, just before it is called (`acquire.rs`)
 //! - `call`: the plan's candidates in order, until one has sent its head (`call.rs`)
 //! - `stream`: the expert's bytes as they are (`respond.rs`), or in another protocol's words (`front.rs`)
 //! - `account`: usage, metrics and the record's outcome, when the last byte is through (`account.rs`)
@@ -16,6 +17,7 @@
 //! Dropping the request at any point, because the client left, drops everything that was done for it.
 
 mod account;
+mod acquire;
 mod admit;
 mod call;
 mod compressed;
@@ -50,6 +52,7 @@ use crate::memory::Memory;
 use crate::metrics::series::ExpertSeries;
 use crate::metrics::timing::Timing;
 use crate::metrics::{Metrics, Refused};
+use crate::residency::Pools;
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::spans::PhaseSpan;
@@ -75,6 +78,8 @@ pub struct Pipeline {
     pub feedback: Feedback,
     /// Past prompts, for policies that look at those near the one at hand.
     pub memory: Arc<Memory>,
+    /// Experts whose weights have to be brought where they answer from.
+    pub pools: Pools,
     /// A second router model that reads some prompts beside the first, if there is one.
     pub shadow: Arc<ArcSwapOption<Shadow>>,
     /// Who answered which conversation.

@@ -58,9 +58,13 @@ pub struct Live {
     /// Its usual time to the first byte in milliseconds, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f32>,
-    /// How near its weights are, 0 the nearest; `None` when nobody keeps count.
+    /// How many tiers its weights are away from where it answers; 255 when nobody knows, `None` when nobody keeps count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident: Option<u8>,
+    /// How many milliseconds a request waits until its weights are where it answers from, as estimated; `None` when
+    /// nobody keeps count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<f32>,
     /// What balancing adds to its score where experts are ranked.
     pub bias: f32,
 }

@@ -127,8 +127,10 @@ fn any_neighbours() -> impl Strategy<Value = Arc<[Neighbour]>> {
 
 fn any_live() -> impl Strategy<Value = Arc<[Live]>> {
     let resident = prop::option::of(0..4u8);
-    let one = (0.0..3.0f32, prop::option::of(1.0..9000.0f32), resident, -0.1..0.1f32)
-        .prop_map(|(load, latency_ms, resident, bias)| Live { load, latency_ms, resident, bias });
+    let wait = prop::option::of(0.0..90_000.0f32);
+    let one = (0.0..3.0f32, prop::option::of(1.0..9000.0f32), resident, wait, -0.1..0.1f32).prop_map(
+        |(load, latency_ms, resident, wait_ms, bias)| Live { load, latency_ms, resident, wait_ms, bias },
+    );
     prop::collection::vec(one, 0..12).prop_map(Arc::from)
 }
 

@@ -40,7 +40,7 @@ use crate::server::endpoint::Network;
 use crate::server::meter::Meter;
 
 /// Which servers a pool's experts are on, and how they are moved there.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriverSpec {
     /// The driver with its settings.
@@ -52,7 +52,7 @@ pub struct DriverSpec {
 }
 
 /// A driver with its settings.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DriverConfig {
     /// Nothing real: declared bytes over declared links.

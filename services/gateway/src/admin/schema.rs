@@ -65,6 +65,8 @@ pub(super) struct DecisionSchema {
     overhead_us: u64,
     /// Microseconds that the request waited for a place.
     queue_us: u64,
+    /// What its wait for experts' weights was.
+    residency: Option<crate::decision::Residency>,
     /// How the answer ended; null while it is under way.
     #[schema(required)]
     outcome: Option<Outcome>,

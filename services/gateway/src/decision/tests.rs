@@ -112,7 +112,7 @@ fn request() -> impl Strategy<Value = Request> {
         ..Features::default()
     });
     let live = (0.0f32..2.0, proptest::option::of(1.0f32..500.0), -0.1f32..0.1)
-        .prop_map(|(load, latency_ms, bias)| Live { load, latency_ms, resident: None, bias });
+        .prop_map(|(load, latency_ms, bias)| Live { load, latency_ms, resident: None, wait_ms: None, bias });
     let live = proptest::collection::vec(live, NAMES.len()).prop_map(Arc::from);
     let previous = proptest::collection::vec(((0..NAMES.len()).prop_map(name), 0.0f32..1.0), 0..3);
     let needs = (any::<bool>(), any::<bool>(), 0u32..9_000).prop_map(|(tools, vision, context_tokens)| {

@@ -14,6 +14,7 @@ use http::header;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use prometheus_client::metrics::gauge::Gauge;
+use tiers::owner::Held;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::compressed::{self, Coding};
@@ -36,6 +37,8 @@ pub(super) struct Hold {
     /// Of the expert that answers, with how that went.
     expert: Option<(Permit, Sample)>,
     reservation: Option<Reservation>,
+    /// Keeps the weights of the expert that answers where they are.
+    pub(super) lease: Option<Held>,
 }
 
 impl Hold {
@@ -67,6 +70,7 @@ impl Hold {
 
     /// Gives back the place at the expert that was called.
     pub(super) fn give_back_expert(&mut self) {
+        self.lease = None;
         if let Some((permit, sample)) = self.expert.take() {
             permit.release(sample);
         }
@@ -101,6 +105,7 @@ impl Pipeline {
             permits: [const { None }; 3],
             expert: None,
             reservation: None,
+            lease: None,
         })
     }
 

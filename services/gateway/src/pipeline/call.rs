@@ -55,6 +55,13 @@ impl Pipeline {
                     continue;
                 }
             };
+            let lease = match self.acquire(expert, trace).await {
+                Ok(lease) => lease,
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            };
             // Nothing is sent whose answer would come too late.
             let started = Instant::now();
             if trace.deadline.is_some_and(|d| d <= started) {
@@ -94,6 +101,7 @@ impl Pipeline {
                     if let Some(permit) = place {
                         hold.put(permit, duration, busy);
                     }
+                    hold.lease = lease;
                     if at < last && busy {
                         // Its place is not kept while the next one's is waited for.
                         hold.give_back_expert();
@@ -115,6 +123,9 @@ impl Pipeline {
                     self.note(expert, error.tries(), own, trace);
                     if let Some(permit) = place {
                         permit.release(Sample { latency: duration, outcome: Outcome::Overload });
+                    }
+                    if lease.is_some() {
+                        self.suspect(expert, &error);
                     }
                     let retryable = error.is_retryable();
                     failure = Some(explain(expert, &error, trace.deadline));

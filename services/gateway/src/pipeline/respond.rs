@@ -183,6 +183,10 @@ pub(super) fn put_headers(headers: &mut HeaderMap, context: &Context, trace: &Tr
         text.push_str(part);
         push_millis(&mut text, micros);
     }
+    if let Some(residency) = &decision.residency {
+        text.push_str(", weights;dur=");
+        push_millis(&mut text, residency.waited_us);
+    }
     if let Ok(timing) = HeaderValue::from_str(&text) {
         headers.insert(TIMING, timing);
     }

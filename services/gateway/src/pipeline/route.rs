@@ -12,7 +12,7 @@ use super::decode::Decoded;
 use super::{Context, Pipeline, headers, micros};
 use crate::catalog::{Route, RouterModel, View};
 use crate::config::WhenRouterFails;
-use crate::decision::{Attempt, Caller, Decision, Path, Planned, Reading};
+use crate::decision::{Attempt, Caller, Decision, Path, Planned, Reading, Residency};
 use crate::error::{ApiError, ErrorKind};
 use crate::metrics::series::RouteSeries;
 use crate::problem::nearest;
@@ -59,6 +59,8 @@ pub(super) struct Trace {
     pub(super) waited: Duration,
     /// Time spent waiting for places.
     pub(super) queue: Duration,
+    /// The wait for weights, where an expert in a pool was tried.
+    pub(super) residency: Option<Residency>,
     /// Time spent waiting for the client's body.
     pub(super) arriving: Duration,
     /// Time spent waiting for the router's reading.
@@ -121,7 +123,8 @@ impl Trace {
 
     /// What the gateway itself took of the time since the arrival: without what it waited for.
     pub(super) fn overhead(&self, elapsed: Duration) -> Duration {
-        elapsed.saturating_sub(self.arriving + self.queue + self.reading_took + self.waited)
+        let residency = self.residency.map_or(Duration::ZERO, |r| Duration::from_micros(r.waited_us));
+        elapsed.saturating_sub(self.arriving + self.queue + self.reading_took + self.waited + residency)
     }
 
     /// Where the request is counted; `None` as long as it is not known what it is for.
@@ -161,6 +164,7 @@ impl Trace {
             error: None,
             overhead_us: 0,
             queue_us: micros(self.queue),
+            residency: self.residency,
             outcome: std::sync::OnceLock::new(),
         }
     }
@@ -250,7 +254,7 @@ impl Pipeline {
             held_by,
             lambda: context.ours().and_then(headers::lambda),
             neighbours,
-            live: if wants.live { route.live(view) } else { Arc::default() },
+            live: if wants.live { route.live(view, &self.pools) } else { Arc::default() },
             previous: previous.unwrap_or_default(),
         };
         if let Some((at, name)) = trace.category.and_then(|at| Some((at, fleet.categories.get(at)?))) {

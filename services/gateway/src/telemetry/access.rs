@@ -210,6 +210,10 @@ fn line(out: &mut Vec<u8>, format: LogFormat, decision: &Decision, outcome: &Out
     if decision.queue_us > 0 {
         fields.millis("queue_ms", decision.queue_us);
     }
+    if let Some(residency) = &decision.residency {
+        fields.text("weights", residency.found.name());
+        fields.millis("weights_ms", residency.waited_us);
+    }
     if let (Some(prompt), Some(completion)) = (outcome.prompt_tokens, outcome.completion_tokens) {
         fields.number("prompt_tokens", prompt);
         fields.number("completion_tokens", completion);

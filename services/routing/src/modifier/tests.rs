@@ -14,7 +14,7 @@ fn only_ties(within: f32, by: &[TieKey]) -> Modifiers {
 }
 
 fn live_of(load: f32, latency_ms: Option<f32>, resident: Option<u8>) -> Live {
-    Live { load, latency_ms, resident, bias: 0.0 }
+    Live { load, latency_ms, resident, wait_ms: resident.map(|tiers| f32::from(tiers) * 700.0), bias: 0.0 }
 }
 
 #[test]
@@ -38,14 +38,16 @@ fn the_worked_example_of_ties_holds() {
 }
 
 #[test]
-fn what_is_not_known_comes_last_in_a_tie() {
+fn what_is_not_known_has_its_place_in_a_tie() {
     let fleet = fleet(vec![facts("a", &[0.8], 0.0), facts("b", &[0.8], 0.0), facts("c", &[0.8], 0.0)], 1);
     let live =
         [live_of(0.0, None, None), live_of(0.0, Some(900.0), Some(2)), live_of(0.0, Some(90.0), Some(3))];
     let request = Request { live: live.into(), ..asking(&[1.0]) };
     let by = |key| names(&coe(&only_ties(0.0, &[key])).plan(&request, &fleet, 0)).join("");
     assert_eq!(by(TieKey::Latency), "cba");
-    assert_eq!(by(TieKey::Residency), "bca");
+    // What is in no pool is always there.
+    assert_eq!(by(TieKey::Residency), "abc");
+    assert_eq!(by(TieKey::Wait), "abc");
 }
 
 #[test]
@@ -289,7 +291,7 @@ proptest! {
         (config, fleet, request, within) in (any_policy(), any_fleet(), any_request(), 0.0..0.3f32)
     ) {
         prop_assume!(config.build().unwrap().ranks_by_score());
-        let by = [TieKey::Load, TieKey::Latency, TieKey::Price, TieKey::Residency];
+        let by = [TieKey::Load, TieKey::Latency, TieKey::Price, TieKey::Residency, TieKey::Wait];
         let plan = fitting(&only_ties(within, &by), &config).plan(&request, &fleet, 0);
         let free = &plan.candidates[plan.pinned()..];
         let best = free.iter().map(|c| c.score).fold(f32::NEG_INFINITY, f32::max);

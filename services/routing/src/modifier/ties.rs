@@ -38,10 +38,11 @@ pub enum TieKey {
     Latency,
     /// The blended price; the cheapest first.
     Price,
-    /// How near the weights are; the nearest first, unknown ones last. For callers that know it: no setting names it
-    /// as long as the gateway does not.
-    #[serde(skip)]
+    /// How near the weights are; the nearest first. Experts of no pool count as near.
     Residency,
+    /// How long a request waits until the weights are there, in steps of a factor 1.25; the shortest first. Experts of
+    /// no pool count as there.
+    Wait,
 }
 
 /// Loads are told apart in steps of this part of the capacity.
@@ -56,7 +57,7 @@ impl TiesConfig {
             return Err(PolicyError { field: "ties.within", problem });
         }
         if self.by.is_empty() {
-            let problem = "must name at least one of load, latency, price".to_owned();
+            let problem = "must name at least one of load, latency, price, residency, wait".to_owned();
             return Err(PolicyError { field: "ties.by", problem });
         }
         Ok(())
@@ -98,7 +99,8 @@ impl TieKey {
             }
             // Prices are exact: a millionth of a dollar per million tokens is the unit.
             Self::Price => (f64::from(price) * 1e6) as i64,
-            Self::Residency => live.resident.map_or(i64::MAX, i64::from),
+            Self::Residency => live.resident.map_or(0, i64::from),
+            Self::Wait => live.wait_ms.map_or(0, |ms| (ms.max(1.0).ln() / LATENCY_STEP.ln()) as i64),
         }
     }
 }

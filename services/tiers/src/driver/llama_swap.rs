@@ -14,7 +14,7 @@ use crate::server::report::{
 };
 
 /// A llama-swap proxy. Its groups may remove models to load another; give experts that must stay groups that do not.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LlamaSwapConfig {
     /// The proxy.

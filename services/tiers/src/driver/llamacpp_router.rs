@@ -15,7 +15,7 @@ use crate::server::report::{
 
 /// A llama-server in router mode, started with `--models-max 0 --no-models-autoload`: it counts models, not bytes,
 /// and would kill busy ones to make room.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LlamacppRouterConfig {
     /// The router.

@@ -12,7 +12,7 @@ use crate::server::names::Names;
 use crate::server::report::{Caps, DriverError, ErrorKind, Inventory, Outcome, Placed, Residence, Scope};
 
 /// An Ollama server.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OllamaConfig {
     /// Where it is.

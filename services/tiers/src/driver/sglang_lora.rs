@@ -18,7 +18,7 @@ const NOBODY: &str = "guildhall-asks-what-is-loaded";
 
 /// Adapters of a `SGLang` engine with `--enable-lora` and one data-parallel replica. Loaded means in the host's memory;
 /// the engine brings them to the accelerator with each batch.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SglangLoraConfig {
     /// The engine.
@@ -30,7 +30,7 @@ pub struct SglangLoraConfig {
 }
 
 /// An adapter as its engine knows it.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SglangAdapter {
     /// Its name.

@@ -21,7 +21,7 @@ const TAGS: [&str; 3] = ["kv_cache", "weights", "cuda_graph"];
 const ONE_TOKEN: Duration = Duration::from_secs(5);
 
 /// `SGLang` engines with `--enable-memory-saver`, one for each expert, that give their memory back.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SglangMemoryConfig {
     /// The engine of each expert.
@@ -32,7 +32,7 @@ pub struct SglangMemoryConfig {
 }
 
 /// An engine and what it serves.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SglangEngine {
     /// Where it is.

@@ -12,7 +12,7 @@ use crate::server::report::{Caps, DriverError, Evidence, Inventory, Outcome, Pla
 
 /// Experts that exist on paper: bytes over links take their time on the runtime's clock, which tests pause. A move
 /// goes on when whoever asked for it has left, as it does on real servers.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimConfig {
     /// The experts with their bytes in each tier that they can be in. All are in the farthest at first.

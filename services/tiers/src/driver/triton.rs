@@ -15,7 +15,7 @@ use crate::server::report::{
 };
 
 /// A Triton server with `--model-control-mode=explicit`; in its other modes it refuses to load and unload.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TritonConfig {
     /// Its HTTP endpoint.

@@ -16,7 +16,7 @@ use crate::server::report::{Caps, DriverError, Evidence, Inventory, Outcome, Pla
 ///
 /// The engine tells which adapters are registered, not where they are: it moves them by itself. So the driver
 /// registers no more than its host memory takes, and brings an adapter to a slot by asking it for one token.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VllmLoraConfig {
     /// The engine.
@@ -30,7 +30,7 @@ pub struct VllmLoraConfig {
 }
 
 /// An adapter as its engine knows it.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Adapter {
     /// Its name, by which requests ask for it.

@@ -16,7 +16,7 @@ use crate::server::report::{
 /// vLLM engines with `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`, one for each expert.
 ///
 /// Asleep at level 1 an engine's weights are in the host's memory (`dram`), at level 2 nowhere but on the disk.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VllmSleepConfig {
     /// The engine of each expert.

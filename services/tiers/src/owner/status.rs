@@ -232,8 +232,8 @@ pub struct Planned {
 /// What a router may know of an expert's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outlook {
-    /// Where its nearest copy is; `None` where nobody knows.
-    pub tier: Option<Tier>,
+    /// How many tiers its nearest copy is away from where it answers; `None` where nobody knows.
+    pub away: Option<u8>,
     /// How long a request would wait, as estimated.
     pub wait: Duration,
 }
@@ -254,10 +254,7 @@ impl Pool {
             let core = self.shared.lock();
             let waits = estimates_us(now_us, &core.state, &core.queue);
             let all = (0..).map(ExpertIndex).zip(waits).map(|(expert, wait)| Outlook {
-                tier: core
-                    .state
-                    .nearest(expert)
-                    .filter(|_| core.state.phase(expert) != Some(&Phase::Unknown)),
+                away: away(&core.state, expert),
                 wait: Duration::from_micros(wait),
             });
             *outlooks = Outlooks { at_us: Some(now_us), all: Arc::new(all.collect()) };
@@ -377,6 +374,12 @@ impl Plan {
         };
         self.actions.extend(planned);
     }
+}
+
+/// How many tiers of its own an expert is away from where it answers.
+fn away(state: &State, expert: ExpertIndex) -> Option<u8> {
+    let nearest = state.nearest(expert).filter(|_| state.phase(expert) != Some(&Phase::Unknown))?;
+    Some(state.spec(expert)?.bytes.range(..nearest).count() as u8)
 }
 
 fn expert_status(

@@ -85,7 +85,7 @@ pub enum Event<'a> {
 }
 
 /// Where an expert was when a request for it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
     /// Ready.

@@ -19,9 +19,15 @@ pub struct LinkSpec {
     /// Bytes a second of one transfer; more than 0.
     pub bytes_per_second: f64,
     /// What each transfer takes on top.
+    #[serde(default)]
     pub latency_us: u64,
     /// Transfers at a time; at least 1.
+    #[serde(default = "one")]
     pub concurrency: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// A link and what was learnt of it: the declared bandwidth is where the estimate starts.

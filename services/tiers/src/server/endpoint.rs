@@ -33,7 +33,15 @@ pub struct Server {
     pub url: String,
     /// The key for its `authorization: Bearer` header, where the server wants one. Never written out.
     #[serde(default, skip_serializing)]
+    #[schema(value_type = Option<String>)]
     pub api_key: Option<SecretString>,
+}
+
+impl PartialEq for Server {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |server: &Self| server.api_key.as_ref().map(|key| key.expose_secret().to_owned());
+        self.url == other.url && key(self) == key(other)
+    }
 }
 
 /// How connections are opened.

@@ -8,7 +8,7 @@ use super::report::DriverError;
 const BACK: f64 = 0.75;
 
 /// Where the accelerator's free memory can be read, because no server's status code says when bytes are free.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeterConfig {
     /// The server of a page in the Prometheus text format, such as a device exporter's.

@@ -90,6 +90,7 @@ impl Api {
         let pipeline = Pipeline {
             catalog: catalog.clone(),
             shadow: Arc::default(),
+            pools: crate::residency::Pools::default(),
             memory: Arc::new(Memory::new(
                 Arc::new(EmbeddedMemory::open(store.clone()).unwrap()),
                 config.memory.clone(),

@@ -133,7 +133,7 @@ async fn a_plan_changes_nothing() {
     seconds(5.0).await;
     assert_eq!((world.phase("a"), world.pool.status().waiting), ("hot".to_owned(), 0));
     assert_eq!(world.pool.outlook(&id("b")).unwrap().wait.as_millis(), 1000);
-    assert_eq!(world.pool.outlook(&id("a")).unwrap().tier, Some(Tier::Hbm));
+    assert_eq!(world.pool.outlook(&id("a")).unwrap().away, Some(0));
     assert_eq!(world.pool.outlook(&id("z")), None);
     world.end().await;
 }
