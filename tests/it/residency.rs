@@ -34,7 +34,7 @@ async fn last_decision(client: &Client, gateway: &Gateway) -> Value {
     let bearer = gateway.bearer();
     let url = gateway.admin_v1("decisions?limit=1");
     let page = client.send("GET", &url, &[("authorization", &bearer)], String::new()).await.unwrap();
-    page.json()["data"][0].clone()
+    page.json()["items"][0].clone()
 }
 
 #[tokio::test]
@@ -113,18 +113,17 @@ async fn an_answer_keeps_its_expert_until_its_end() {
 #[tokio::test]
 async fn among_equals_the_one_that_is_there_is_preferred_where_that_is_wanted() {
     let (a, b) = (mock().await, mock().await);
-    let route = |id: &str, modifiers: &str| {
-        format!(
-            "  - {{id: {id}, policy: {{kind: static, order: [{{expert: b}}, {{expert: a}}]}}{modifiers}}}\n"
-        )
-    };
-    let ties = ", modifiers: {ties: {within: 0, by: [residency]}}";
+    let route = |id: &str, modifiers: &str| format!("  - {{id: {id}, policy: {{kind: coe}}{modifiers}}}\n");
+    let ties = ", modifiers: {ties: {within: 0.05, by: [residency]}}";
     let routes = format!("routes:\n{}{}", route("auto", ""), route("near", ties));
-    let gateway = Gateway::start(&config(&a, &b, &routes)).unwrap();
+    let skills = |skill: &str| format!("skills: {{coding: {skill}}}");
+    let experts = [llm("a", &a.url(), &skills("0.70")), llm("b", &b.url(), &skills("0.71"))].concat();
+    let gateway = Gateway::start(&format!("experts:\n{experts}{POOL}{routes}")).unwrap();
     let client = Client::default();
     let url = gateway.v1("chat/completions");
     for (model, expert) in [("a", "a"), ("near", "a"), ("auto", "b"), ("near", "b")] {
-        let answer = client.post(&url, &ask(model, "hello")).await.unwrap();
+        let answer =
+            client.post(&url, &ask(model, "Fix this Rust function: fn add(a: i32) { a + b }")).await.unwrap();
         assert_eq!((answer.status, answer.header("x-guildhall-expert")), (200, expert), "{}", answer.text());
         // What policies see is up to 20 ms old.
         tokio::time::sleep(Duration::from_millis(50)).await;
