@@ -13,7 +13,7 @@ import pathlib
 import signal
 import sys
 
-from harness import hop, memory, peers, report, scenario, soak
+from harness import hop, memory, peers, report, residency, scenario, soak
 from harness.bars import missed
 from harness.common import RESULTS, ROOT, Failure, say
 from harness.rig import Rig
@@ -53,6 +53,12 @@ def parser():
     one = command("memory", "a million requests, then ten thousand streams at once", rounds=1)
     one.add_argument("--requests", type=int, default=1_000_000)
     one.add_argument("--streams", type=int, default=10_000)
+    one = command("residency", "a recorded sequence of experts, more than fit, beside first come, first served, LRU", rounds=1)
+    one.add_argument("--trace", type=pathlib.Path, help="JSON lines or a table, as for `guildhall sim tiers`")
+    one.add_argument("--skip", type=int, default=0, help="requests of the trace to leave out first")
+    one.add_argument("--requests", type=int, default=3000)
+    one.add_argument("--hbm", type=int, default=8, help="experts that fit")
+    one.add_argument("--rate", type=float, default=50.0, help="requests a second")
     command("report", "write loadtest/REPORT.md from the results")
     return main
 
@@ -69,7 +75,7 @@ def run(options):
             return not options.check or not missed({"hop": result})
         if options.command == "scenario":
             return scenario.run(rig, options.names)
-        return {"peers": peers.run, "soak": soak.run, "memory": memory.run}[options.command](rig)
+        return {"peers": peers.run, "soak": soak.run, "memory": memory.run, "residency": residency.run}[options.command](rig)
 
 
 def main():

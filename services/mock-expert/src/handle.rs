@@ -18,6 +18,7 @@ use crate::messages;
 use crate::render::{self, Shape, Stream};
 use crate::request::{Chat, Completion, Embedding};
 use crate::settings::Protocol;
+use crate::sleep::Sleeper;
 use crate::state::State;
 use crate::stats::Watch;
 use crate::wire::Control;
@@ -66,6 +67,12 @@ pub(crate) async fn handle(
             "the request body could not be read or exceeds 64 MiB",
         ));
     };
+    if endpoint.is_none()
+        && let Some(sleeper) = &state.sleeper
+        && let Some((status, body)) = sleeper.order(path, || state.counters.is_idle()).await
+    {
+        return Ok(json(status, body.into()));
+    }
     let Some(endpoint) = endpoint else {
         return Ok(match (&parts.method, path) {
             (&Method::POST, "/__script") => script(&state, &body),
@@ -79,6 +86,9 @@ pub(crate) async fn handle(
         });
     };
 
+    if let Some(sleeper) = &state.sleeper {
+        sleeper.wakes().await;
+    }
     let mut watch = state.counters.watch();
     let (model, draft) = match endpoint(&state, &body) {
         Ok((model, draft)) => (model, Ok(draft)),
@@ -276,8 +286,10 @@ fn get(state: &State, path: &str) -> Reply {
         "/v1/models" => json(StatusCode::OK, state.models.clone()),
         "/health" => json(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#)),
         // The counters are plain numbers and texts: writing them cannot fail.
-        "/__stats" => {
-            json(StatusCode::OK, serde_json::to_vec(&state.counters.snapshot()).unwrap_or_default().into())
+        "/__stats" => json(StatusCode::OK, serde_json::to_vec(&state.stats()).unwrap_or_default().into()),
+        "/is_sleeping" if state.sleeper.is_some() => {
+            let asleep = state.sleeper.as_ref().is_some_and(Sleeper::is_sleeping);
+            json(StatusCode::OK, format!(r#"{{"is_sleeping":{asleep}}}"#).into())
         }
         _ => match path.strip_prefix("/v1/models/").filter(|name| state.knows(name)) {
             Some(name) => json(StatusCode::OK, render::model(name).into()),

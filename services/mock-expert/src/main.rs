@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use mock_expert::{Fault, Latency, Mock, Protocol, Settings, Step};
+use mock_expert::{Fault, Latency, Mock, Protocol, Settings, SleepMode, Step};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A deterministic upstream with scripted faults, OpenAI-compatible or speaking Anthropic's Messages.
@@ -53,6 +53,12 @@ struct Arguments {
     /// How many requests to keep for /__stats.
     #[arg(long)]
     record: Option<usize>,
+    /// Be an engine that can be put to sleep, with vLLM's routes; the delay is what waking up takes.
+    #[arg(long, value_name = "DELAY")]
+    wakes_in: Option<Latency>,
+    /// Sleep at the start.
+    #[arg(long, requires = "wakes_in")]
+    asleep: bool,
     /// A fault that strikes every request, such as status:503; may be repeated, the first wins.
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<Fault>,
@@ -85,6 +91,10 @@ impl Arguments {
         settings.tokens = self.tokens.or(settings.tokens);
         settings.seed = self.seed.unwrap_or(settings.seed);
         settings.record = self.record.unwrap_or(settings.record);
+        if let Some(wake) = self.wakes_in {
+            settings.sleep_mode =
+                Some(SleepMode { wake, asleep: self.asleep, ..settings.sleep_mode.unwrap_or_default() });
+        }
         settings.script.extend(self.faults.iter().copied().map(Step::always));
         Ok(settings)
     }

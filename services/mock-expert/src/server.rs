@@ -63,7 +63,7 @@ impl Mock {
 
     /// What the mock saw so far.
     pub fn stats(&self) -> Stats {
-        self.state.counters.snapshot()
+        self.state.stats()
     }
 
     /// Forgets what was seen and takes the script of the settings again.

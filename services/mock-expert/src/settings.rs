@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::latency::Latency;
 use crate::script::Step;
+use crate::sleep::SleepMode;
 
 /// What a mock speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,8 @@ pub struct Settings {
     pub seed: u64,
     /// How many of the last requests `/__stats` shows with headers and body.
     pub record: usize,
+    /// How it sleeps, for a mock of an engine that can be put to sleep.
+    pub sleep_mode: Option<SleepMode>,
     /// The faults, first match first.
     pub script: Vec<Step>,
 }
@@ -80,6 +83,7 @@ impl Default for Settings {
             dimensions: 64,
             seed: 0,
             record: 64,
+            sleep_mode: None,
             script: Vec::new(),
         }
     }

@@ -13,7 +13,8 @@ use crate::messages;
 use crate::render;
 use crate::script::{Script, Step};
 use crate::settings::{Protocol, Settings};
-use crate::stats::Counters;
+use crate::sleep::Sleeper;
+use crate::stats::{Counters, Stats};
 
 /// The header that asks for a fault in this one answer.
 pub(crate) const FAULT_HEADER: &str = "x-mock-fault";
@@ -29,6 +30,8 @@ pub(crate) struct State {
     /// Whether there is a script at all, so that the usual request takes no lock for it.
     scripted: AtomicBool,
     draws: AtomicU64,
+    /// For an engine that can sleep.
+    pub(crate) sleeper: Option<Sleeper>,
 }
 
 impl State {
@@ -43,6 +46,7 @@ impl State {
             script: Mutex::default(),
             scripted: AtomicBool::new(false),
             draws: AtomicU64::new(0),
+            sleeper: settings.sleep_mode.map(Sleeper::new),
             settings,
         };
         state.set_script(state.settings.script.clone());
@@ -84,6 +88,11 @@ impl State {
             Latency::Fixed(delay) => delay,
             drawn => drawn.sample(self.settings.seed, self.draws.fetch_add(1, Relaxed)),
         }
+    }
+
+    /// What was seen until now.
+    pub(crate) fn stats(&self) -> Stats {
+        Stats { sleep: self.sleeper.as_ref().map(Sleeper::stats), ..self.counters.snapshot() }
     }
 
     pub(crate) fn knows(&self, model: &str) -> bool {

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use hyper::http::request::Parts;
 use serde::{Deserialize, Serialize};
 
+use crate::sleep::SleepStats;
+
 /// Longest part of a request body that is kept.
 const KEPT_BODY: usize = 64 << 10;
 /// Most model names that are counted one by one, so that a run with random names stays small.
@@ -31,6 +33,9 @@ pub struct Stats {
     pub open_connections: u64,
     /// Connections accepted since the start or the last reset.
     pub connections: u64,
+    /// What is seen of an engine that can sleep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<SleepStats>,
     /// The last requests, oldest first.
     pub recent: Vec<Seen>,
 }
@@ -107,6 +112,11 @@ impl Counters {
         Open { counters: Arc::clone(self) }
     }
 
+    /// Whether no request is being answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0
+    }
+
     /// Counts a request as in flight until the guard goes.
     pub(crate) fn watch(self: &Arc<Self>) -> Watch {
         self.in_flight.fetch_add(1, Relaxed);
@@ -123,6 +133,7 @@ impl Counters {
             cancelled: self.cancelled.load(Relaxed),
             open_connections: self.open_connections.load(Relaxed),
             connections: self.connections.load(Relaxed),
+            sleep: None,
             recent: tables.recent.iter().map(Record::seen).collect(),
         }
     }

@@ -26,7 +26,7 @@ pub use decide::{bring, decide, wake};
 pub use expert::{ExpertIndex, ExpertSpec, Kind, Phase, Pin};
 pub use ledger::Account;
 pub use link::{Link, LinkSpec};
-pub use policy::{Order, Policy};
+pub use policy::{Order, Policy, Victims};
 pub use pool::{PoolError, PoolSpec};
 pub use queue::{Queue, Waiting};
 pub use state::{Applied, Conflict, Generation, Lease, State};

@@ -1,6 +1,9 @@
 //! Whole answers.
 
-use mock_expert::{Mock, Settings};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mock_expert::{Mock, Settings, SleepMode};
 use serde_json::{Value, json};
 
 use crate::client::{chat, exchange, get, mock};
@@ -212,4 +215,29 @@ async fn a_chat_may_dictate_its_answer() {
 
     let wrong = chat(&mock, "", &question(json!({"mock_answer": {"pieces": []}}))).await;
     assert!(wrong.status == 400 && wrong.body.contains("deltas"), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn an_engine_sleeps_and_requests_wait_until_it_is_awake() {
+    let wake = "40ms".parse().unwrap();
+    let sleep_mode = Some(SleepMode { wake, asleep: true, ..SleepMode::default() });
+    let mock = Arc::new(Mock::start(Settings { sleep_mode, ..Settings::default() }).await.unwrap());
+    let asleep = async || exchange(&mock, "GET", "/is_sleeping", "", "").await.json()["is_sleeping"].clone();
+    let order = async |path: &str| exchange(&mock, "POST", path, "", "").await.json()["status"].clone();
+    assert_eq!(asleep().await, true);
+    let waiting = tokio::spawn({
+        let mock = mock.clone();
+        async move { chat(&mock, "", &question(json!({}))).await.status }
+    });
+    while mock.stats().sleep.unwrap().waited == 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(!waiting.is_finished());
+    assert_eq!(order("/wake_up").await, "awake");
+    assert_eq!(waiting.await.unwrap(), 200);
+    assert_eq!(order("/sleep?level=1&mode=wait").await, "sleeping");
+    assert_eq!(asleep().await, true);
+    let seen = mock.stats().sleep.unwrap();
+    assert_eq!((seen.wakes, seen.awake.len()), (1, 1));
+    assert!(seen.awake[0].to_ns.unwrap() - seen.awake[0].from_ns >= 40_000_000);
 }

@@ -11,6 +11,18 @@ pub enum Order {
     Kept,
 }
 
+/// What goes first, of what nobody waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Victims {
+    /// What is worth least: its share of the requests to come, times what loading it again takes, by its bytes. Where
+    /// that has loaded more than recency would have, recency rules until it is made good.
+    #[default]
+    Value,
+    /// What was used longest ago.
+    Recency,
+}
+
 /// How a pool is scheduled. The defaults are those of `docs/tiers.md`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -19,6 +31,8 @@ pub struct Policy {
     pub order: Order,
     /// Whether experts are loaded while others answer. Without it a load starts only when nothing else can be done.
     pub prefetch: bool,
+    /// What goes first, when something has to.
+    pub victims: Victims,
     /// Most requests of a batch; at least 1. A batch ends with its last request. With 1 each request counts by itself,
     /// which is right for servers that batch by themselves.
     pub batch_max: u32,
@@ -44,6 +58,7 @@ impl Default for Policy {
         Self {
             order: Order::Free,
             prefetch: true,
+            victims: Victims::Value,
             batch_max: 1,
             executors: 64,
             bound_us: 5_000_000,

@@ -2,6 +2,7 @@
 
 use super::action::{Action, Reason};
 use super::expert::{ExpertIndex, Phase};
+use super::policy::Victims;
 use super::queue::Queue;
 use super::state::State;
 use super::tier::Tier;
@@ -147,8 +148,9 @@ impl Candidates {
         serving: &[(ExpertIndex, u32)],
     ) -> Self {
         let recency = state.recency(tier);
+        let by_use = state.policy.victims == Victims::Recency;
         let (idle, wanted, in_use) = (Vec::new(), Vec::new(), Vec::new());
-        let mut this = Self { idle, wanted, in_use, underway: false, by_recency: recency.is_some() };
+        let mut this = Self { idle, wanted, in_use, underway: false, by_recency: by_use || recency.is_some() };
         for expert in state.residents(tier).iter().copied() {
             let entry = &state.experts[expert.at()];
             if entry.nearest() != tier {
@@ -177,6 +179,7 @@ impl Candidates {
                 None if force == Force::Hard || has_stayed(now_us, state, expert, tier) => {
                     // What recency would not hold goes first, where it has to be followed.
                     let value = match recency {
+                        _ if by_use => 0.0,
                         Some(recency) => f64::from(u8::from(recency.holds(expert))),
                         None => group.value(state, tier),
                     };
