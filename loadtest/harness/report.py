@@ -2,7 +2,7 @@
 
 import json
 
-from . import hop, memory, peers, scenario, soak
+from . import hop, memory, peers, residency, scenario, soak
 from .bars import BARS
 from .common import ROOT, Failure, say, table
 
@@ -12,6 +12,7 @@ SECTIONS = (
     ("hop", "The cost of a hop", "Medians over the rounds; ratios are taken inside each round.", hop.tables),
     ("peers", "Beside other gateways", "The same mock, bodies and features; each started afresh in every round.", peers.tables),
     ("memory", "Memory", "Resident memory of the gateway's process.", memory.tables),
+    ("residency", "More experts than fit", residency.__doc__.strip().partition("\n\n")[2], residency.tables),
     ("soak", "Soak", soak.__doc__.strip(), soak.tables),
 )
 

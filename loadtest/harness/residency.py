@@ -188,7 +188,7 @@ def run(rig):
     mocks = {name: rig.mock(*asleep) for name in experts}
     results = {name: one(rig, mocks, name, policy, names, arrivals) for name, policy in POLICIES.items()}
     result = {
-        "machine": record(rig),
+        **record("residency", options),
         "trace": path.name,
         "skip": options.skip,
         "requests": len(names),
@@ -200,7 +200,7 @@ def run(rig):
         "policies": results,
     }
     save(options.results, "residency", result)
-    for line in lines(result):
+    for line in tables(result):
         say(line)
     sound = all(
         one["not_answered"] == 0 and one["most_awake"] <= options.hbm and one["met_asleep"] == 0
@@ -209,8 +209,8 @@ def run(rig):
     return sound and results["guildhall"]["loads_per_1000"] <= results["FCFS LRU"]["loads_per_1000"]
 
 
-def lines(result):
-    """The table of a result."""
+def tables(result):
+    """The result as the report shows it."""
     rows = [
         ("loads per 1,000 requests", "loads_per_1000", "{:.1f}"),
         ("requests whose expert was ready", "hit_rate", "{:.1%}"),
@@ -223,4 +223,10 @@ def lines(result):
     ]
     policies = result["policies"].values()
     cells = [[text, *(form.format(one[key]) for one in policies)] for text, key, form in rows]
-    return table(["", *result["policies"]], cells)
+    yield (
+        f"{result['requests']} requests of {result['trace']} for {result['experts']} experts, {result['rate']:g} a second; "
+        f"{result['hbm_experts']} fit. An answer takes {result['answer_ms']} ms and waking up {result['wake_ms']} ms "
+        "(both declared to the mocks); all else is measured."
+    )
+    yield ""
+    yield from table(["", *result["policies"]], cells)
