@@ -46,15 +46,17 @@ impl Meta {
             }
             Self::Texts(values) => {
                 list(out, 8, values.len());
-                values.iter().for_each(|value| text(out, value));
+                for value in values {
+                    text(out, value);
+                }
             }
             Self::Reals(values) => {
                 list(out, 6, values.len());
-                values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+                out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
             Self::Integers(values) => {
                 list(out, 5, values.len());
-                values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+                out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
         }
     }
@@ -118,7 +120,7 @@ pub(super) fn model() -> Vec<u8> {
     for (name, sides) in tensors {
         text(&mut out, name.as_bytes());
         out.extend((sides.len() as u32).to_le_bytes());
-        sides.iter().for_each(|side| out.extend(side.to_le_bytes()));
+        out.extend(sides.iter().flat_map(|side| side.to_le_bytes()));
         out.extend(0_u32.to_le_bytes());
         out.extend((4 * numbers).to_le_bytes());
         numbers += sides.iter().product::<u64>();

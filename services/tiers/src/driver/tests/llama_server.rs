@@ -17,7 +17,7 @@ const HBM: Residence = Residence::In(Tier::Hbm);
 const DISK: Residence = Residence::In(Tier::Disk);
 
 /// What is not there after that never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running router with models `m-a`, `m-b` and the broken `m-bad`.
 struct Router {
