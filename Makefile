@@ -50,6 +50,8 @@ test: deps-test ## Run all tests
 	@$(CARGO) build --locked --workspace --bins --tests
 	@echo "Running the documentation tests"
 	@$(CARGO) test --locked --workspace --doc --quiet
+	@[ -n "$${GUILDHALL_LLAMA_SERVER:-}" ] || command -v llama-server >/dev/null || \
+		echo "Residency with a real llama-server: not tested; set GUILDHALL_LLAMA_SERVER to one"
 	@echo "Running all other tests$(if $(NEXTEST), with cargo-nextest)"
 	@$(if $(NEXTEST),$(CARGO) nextest run --locked --workspace --no-fail-fast,$(CARGO) test --locked --workspace --no-fail-fast --lib --bins --tests)
 

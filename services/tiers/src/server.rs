@@ -4,3 +4,8 @@ pub(crate) mod endpoint;
 pub(crate) mod meter;
 pub(crate) mod names;
 pub(crate) mod report;
+
+/// The default of a setting that is on.
+pub(crate) fn yes() -> bool {
+    true
+}

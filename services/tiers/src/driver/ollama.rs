@@ -10,6 +10,7 @@ use crate::residency::{Source, Tier};
 use crate::server::endpoint::{Endpoint, Network, Server, pause};
 use crate::server::names::Names;
 use crate::server::report::{Caps, DriverError, ErrorKind, Inventory, Outcome, Placed, Residence, Scope};
+use crate::server::yes;
 
 /// An Ollama server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -23,6 +24,9 @@ pub struct OllamaConfig {
     /// room by removing the idle model with the shortest.
     #[serde(default = "forever")]
     pub keep_alive_s: i64,
+    /// Whether a load computes one token. Off for models that complete no text.
+    #[serde(default = "yes")]
+    pub warm_up: bool,
 }
 
 fn forever() -> i64 {
@@ -33,31 +37,39 @@ pub(super) struct Ollama {
     endpoint: Endpoint,
     names: Names,
     keep_alive_s: i64,
+    warm_up: bool,
 }
 
-/// The name as Ollama lists it.
-fn tagged(name: String) -> String {
+/// The name as Ollama lists it: with a tag, and without the host and namespace that are understood. It finds models
+/// in any case.
+fn listed(name: &str) -> String {
+    let name = name.to_lowercase();
+    let name = name.strip_prefix("registry.ollama.ai/").unwrap_or(&name);
+    let name = name.strip_prefix("library/").unwrap_or(name);
     let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
-    if has_tag { name } else { format!("{name}:latest") }
+    if has_tag { name.to_owned() } else { format!("{name}:latest") }
 }
 
 impl Ollama {
     pub(super) fn new(config: OllamaConfig, network: &Network) -> Result<Self, DriverError> {
-        let names = config.models.into_iter().map(|(id, name)| (id, tagged(name))).collect();
+        let names = config.models.into_iter().map(|(id, name)| (id, listed(&name))).collect();
         let endpoint = Endpoint::new(&config.server, network)?;
-        Ok(Self { endpoint, names: Names::new(names), keep_alive_s: config.keep_alive_s })
+        Ok(Self {
+            endpoint,
+            names: Names::new(names),
+            keep_alive_s: config.keep_alive_s,
+            warm_up: config.warm_up,
+        })
     }
 
-    async fn keep(&self, name: &str, keep_alive_s: i64, deadline: Instant) -> Result<(), DriverError> {
-        let body = json!({"model": name, "keep_alive": keep_alive_s, "stream": false});
-        self.endpoint.post("/api/generate", Some(&body), deadline).await?.done()?;
-        Ok(())
+    async fn generate(&self, body: &Value, deadline: Instant) -> Result<(), DriverError> {
+        self.endpoint.post("/api/generate", Some(body), deadline).await?.done().map(drop)
     }
 }
 
 /// A loaded model: on the accelerator when all of it is there, else in the host's memory, with what it takes in each.
 fn placed(model: &Value) -> Option<(String, Placed)> {
-    let name = model.get("name")?.as_str()?.to_owned();
+    let name = listed(model.get("name")?.as_str()?);
     let size = model.get("size")?.as_u64()?;
     let near = model.get("size_vram")?.as_u64()?.min(size);
     let tier = if near == size { Tier::Hbm } else { Tier::Dram };
@@ -92,7 +104,13 @@ impl Control for Ollama {
         if step.to == Tier::Disk || before.placed(step.expert).residence == Residence::In(Tier::Hbm) {
             return Ok(Outcome::at(before.placed(step.expert)));
         }
-        self.keep(name, self.keep_alive_s, step.deadline).await?;
+        let mut load = json!({"model": name, "keep_alive": self.keep_alive_s, "stream": false});
+        if self.warm_up {
+            load["prompt"] = json!("a");
+            load["raw"] = json!(true);
+            load["options"] = json!({"num_predict": 1});
+        }
+        self.generate(&load, step.deadline).await?;
         let after = self.probe(step.deadline).await.map_err(DriverError::after_a_change)?;
         let placed = after.placed(step.expert);
         match placed.residence {
@@ -119,7 +137,9 @@ impl Control for Ollama {
         if step.to == Tier::Hbm || before.residence == Residence::In(Tier::Disk) {
             return Ok(Outcome::at(before));
         }
-        self.keep(name, 0, step.deadline).await?;
+        // Without a prompt: with one it would answer first.
+        let unload = json!({"model": name, "keep_alive": 0, "stream": false});
+        self.generate(&unload, step.deadline).await?;
         // It answers before the runner has ended and its memory is back.
         loop {
             let now =

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use routing::ExpertId;
 use serde::{Deserialize, Serialize};
@@ -7,14 +8,10 @@ use tokio::time::Instant;
 
 use super::{Control, Step};
 use crate::residency::Tier;
-use crate::server::endpoint::{Answer, Endpoint, Network, Server};
+use crate::server::endpoint::{Endpoint, Network, Server};
 use crate::server::report::{
     Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
 };
-
-/// No adapter has this name. Unloading it changes nothing, and the refusal lists what is loaded, which no other
-/// route does.
-const NOBODY: &str = "guildhall-asks-what-is-loaded";
 
 /// Adapters of a `SGLang` engine with `--enable-lora` and one data-parallel replica. Loaded means in the host's memory;
 /// the engine brings them to the accelerator with each batch.
@@ -42,11 +39,14 @@ pub struct SglangAdapter {
 pub(super) struct SglangLora {
     endpoint: Endpoint,
     config: SglangLoraConfig,
+    /// Whose unload was not confirmed.
+    unloading: Mutex<BTreeSet<String>>,
 }
 
 impl SglangLora {
     pub(super) fn new(config: SglangLoraConfig, network: &Network) -> Result<Self, DriverError> {
-        Ok(Self { endpoint: Endpoint::new(&config.server, network)?, config })
+        let endpoint = Endpoint::new(&config.server, network)?;
+        Ok(Self { endpoint, config, unloading: Mutex::default() })
     }
 
     fn adapter(&self, expert: &ExpertId) -> Result<&SglangAdapter, DriverError> {
@@ -54,27 +54,22 @@ impl SglangLora {
         adapter.ok_or_else(|| DriverError::unsupported(format!("adapters: there is no {expert}")))
     }
 
-    fn inventory(&self, loaded: &BTreeSet<String>) -> Inventory {
-        let placed = |adapter: &SglangAdapter| {
-            Placed::told(if loaded.contains(&adapter.name) { Tier::Dram } else { Tier::Disk })
-        };
-        let adapters = &self.config.adapters;
-        let is_ours = |name: &String| adapters.values().any(|adapter| adapter.name == *name);
-        Inventory {
-            experts: adapters.iter().map(|(id, adapter)| (id.clone(), placed(adapter))).collect(),
-            strangers: loaded.iter().filter(|name| !is_ours(name)).cloned().collect(),
-            free_bytes: None,
-        }
+    fn with_unloading<T>(&self, what: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
+        what(&mut self.unloading.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
 
-/// What an answer, a refusal too, says is loaded: a list of names, or an object by name.
-fn loaded(answer: &Answer) -> Result<BTreeSet<String>, DriverError> {
-    let json = answer.json().map_err(|_| answer.error(ErrorKind::Busy))?;
-    match json.get("loaded_adapters") {
-        Some(Value::Array(names)) => Ok(names.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
-        Some(Value::Object(names)) => Ok(names.keys().cloned().collect()),
-        _ => Err(answer.error(ErrorKind::Unsupported)),
+    /// Unloads an adapter, also one whose unload failed half way: the engine finishes that.
+    async fn unload(&self, name: &str, deadline: Instant) -> Result<(), DriverError> {
+        self.with_unloading(|unloading| unloading.insert(name.to_owned()));
+        let body = json!({"lora_name": name});
+        let answer = self.endpoint.post("/unload_lora_adapter", Some(&body), deadline).await?;
+        // What the engine does not know is not there.
+        let is_unknown = String::from_utf8_lossy(&answer.body).contains("does not exist");
+        if !answer.status.is_success() && !is_unknown {
+            return Err(answer.error(ErrorKind::HalfDone));
+        }
+        self.with_unloading(|unloading| unloading.remove(name));
+        Ok(())
     }
 }
 
@@ -88,9 +83,25 @@ impl Control for SglangLora {
     }
 
     async fn probe(&self, deadline: Instant) -> Result<Inventory, DriverError> {
-        let nobody = json!({"lora_name": NOBODY});
-        let answer = self.endpoint.query("/unload_lora_adapter", &nobody, deadline).await?;
-        Ok(self.inventory(&loaded(&answer)?))
+        let models = self.endpoint.get("/v1/models", deadline).await?.told()?.list("data")?;
+        // Adapters have a parent; their base has none.
+        let is_adapter = |model: &&Value| model.get("parent").is_some_and(|parent| !parent.is_null());
+        let name = |model: &Value| Some(model.get("id")?.as_str()?.to_owned());
+        let loaded: BTreeSet<String> = models.iter().filter(is_adapter).filter_map(name).collect();
+        let unloading = self.with_unloading(|unloading| unloading.clone());
+        let placed = |adapter: &SglangAdapter| match &adapter.name {
+            // The engine lists it no more before it is gone.
+            name if unloading.contains(name) => Placed::new(Residence::Unknown, Evidence::Remembered),
+            name if loaded.contains(name) => Placed::told(Tier::Dram),
+            _ => Placed::told(Tier::Disk),
+        };
+        let adapters = &self.config.adapters;
+        let is_ours = |name: &String| adapters.values().any(|adapter| adapter.name == *name);
+        Ok(Inventory {
+            experts: adapters.iter().map(|(id, adapter)| (id.clone(), placed(adapter))).collect(),
+            strangers: loaded.iter().filter(|name| !is_ours(name)).cloned().collect(),
+            free_bytes: None,
+        })
     }
 
     async fn promote(&self, step: Step<'_>) -> Result<Outcome, DriverError> {
@@ -100,7 +111,15 @@ impl Control for SglangLora {
         if step.to == Tier::Disk || placed.residence == Residence::In(Tier::Dram) {
             return Ok(Outcome::at(placed));
         }
-        let here = before.experts.values().filter(|placed| placed.residence == Residence::In(Tier::Dram));
+        // A name whose unload failed cannot be loaded before that was repeated.
+        if placed.residence == Residence::Unknown {
+            self.unload(&adapter.name, step.deadline).await?;
+        }
+        // Those half unloaded count: they may hold their bytes.
+        let here = before
+            .experts
+            .iter()
+            .filter(|(id, placed)| *id != step.expert && placed.residence != Residence::In(Tier::Disk));
         if here.count() + before.strangers.len() >= self.config.max_loaded_loras {
             return Err(DriverError::refused(format!(
                 "{} adapters are loaded, and the engine would drop one of them silently; unload one first",
@@ -110,13 +129,12 @@ impl Control for SglangLora {
         let body = json!({"lora_name": adapter.name, "lora_path": adapter.path, "pinned": false});
         let mut answer = self.endpoint.post("/load_lora_adapter", Some(&body), step.deadline).await?;
         if answer.status.is_client_error() {
-            // An unload that failed half way blocks the name until it is repeated.
-            let unload = json!({"lora_name": adapter.name});
-            self.endpoint.post("/unload_lora_adapter", Some(&unload), step.deadline).await?;
+            // Another's unload that failed half way blocks the name too.
+            self.unload(&adapter.name, step.deadline).await?;
             answer = self.endpoint.post("/load_lora_adapter", Some(&body), step.deadline).await?;
         }
         let answer = answer.done()?;
-        let after = self.inventory(&loaded(&answer).map_err(DriverError::after_a_change)?);
+        let after = self.probe(step.deadline).await.map_err(DriverError::after_a_change)?;
         match after.placed(step.expert) {
             placed if placed.residence == Residence::In(Tier::Dram) => {
                 let is_lost = |id: &&ExpertId| {
@@ -136,12 +154,11 @@ impl Control for SglangLora {
         if step.to != Tier::Disk || placed.residence == Residence::In(Tier::Disk) {
             return Ok(Outcome::at(placed));
         }
-        let body = json!({"lora_name": adapter.name});
-        let answer = self.endpoint.post("/unload_lora_adapter", Some(&body), step.deadline).await?;
-        let after = loaded(&answer).map_err(DriverError::after_a_change)?;
-        if !answer.status.is_success() || after.contains(&adapter.name) {
-            return Err(answer.error(ErrorKind::HalfDone));
+        self.unload(&adapter.name, step.deadline).await?;
+        let after = self.probe(step.deadline).await.map_err(DriverError::after_a_change)?;
+        match after.placed(step.expert) {
+            placed if placed.residence == Residence::In(Tier::Disk) => Ok(Outcome::at(placed)),
+            _ => Err(DriverError::half_done(format!("the engine still lists {:?}", adapter.name))),
         }
-        Ok(Outcome::at(Placed::new(Residence::In(Tier::Disk), Evidence::Server)))
     }
 }

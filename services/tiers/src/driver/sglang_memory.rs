@@ -13,12 +13,18 @@ use crate::server::endpoint::{Answer, Endpoint, Network, Server};
 use crate::server::report::{
     Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
 };
+use crate::server::yes;
 
 /// What is released, and exactly what is resumed.
 const TAGS: [&str; 3] = ["kv_cache", "weights", "cuda_graph"];
 
 /// How long one token may take before an engine counts as still paused.
 const ONE_TOKEN: Duration = Duration::from_secs(5);
+
+/// A request for one token.
+fn one_token() -> Value {
+    json!({"text": "a", "sampling_params": {"max_new_tokens": 1}})
+}
 
 /// `SGLang` engines with `--enable-memory-saver`, one for each expert, that give their memory back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -29,6 +35,9 @@ pub struct SglangMemoryConfig {
     /// Whether they run with `--enable-weights-cpu-backup`. With it released weights are in the host's memory
     /// (`dram`); without it they are gone, and are read again from the disk.
     pub weights_cpu_backup: bool,
+    /// Whether a promotion ends with a token that the engine computed. Off for models that complete no text.
+    #[serde(default = "yes")]
+    pub warm_up: bool,
 }
 
 /// An engine and what it serves.
@@ -44,6 +53,7 @@ pub struct SglangEngine {
 pub(super) struct SglangMemory {
     engines: BTreeMap<ExpertId, Engine>,
     backup: bool,
+    warm_up: bool,
 }
 
 struct Engine {
@@ -72,7 +82,7 @@ impl SglangMemory {
             Ok((id, Engine { endpoint, model_path: engine.model_path, known: Mutex::new(Known::Whole) }))
         };
         let engines = config.engines.into_iter().map(engine).collect::<Result<_, DriverError>>()?;
-        Ok(Self { engines, backup: config.weights_cpu_backup })
+        Ok(Self { engines, backup: config.weights_cpu_backup, warm_up: config.warm_up })
     }
 
     fn engine(&self, expert: &ExpertId) -> Result<&Engine, DriverError> {
@@ -145,6 +155,9 @@ impl Control for SglangMemory {
         let going = engine.demand("/continue_generation", &json!({}), step).await;
         going.map_err(DriverError::after_a_change)?;
         engine.set(Known::Whole);
+        if self.warm_up {
+            engine.endpoint.one_token("/generate", &one_token(), step.deadline).await?;
+        }
         Ok(Outcome::at(Placed::new(Residence::In(Tier::Hbm), Evidence::Remembered)))
     }
 
@@ -199,7 +212,8 @@ impl Engine {
     }
 
     async fn place(&self, away: Tier, deadline: Instant) -> Result<Placed, DriverError> {
-        self.endpoint.get("/health", deadline).await?.told()?;
+        // Its health route would have a token computed, and a paused engine fails that after twenty seconds.
+        self.endpoint.get("/model_info", deadline).await?.told()?;
         Ok(match self.known() {
             Known::Whole => Placed::new(Residence::In(Tier::Hbm), Evidence::Assumed),
             Known::Released => Placed::new(Residence::In(away), Evidence::Remembered),
@@ -213,8 +227,7 @@ impl Engine {
     }
 
     async fn generates(&self, deadline: Instant) -> bool {
-        let body = json!({"text": "a", "sampling_params": {"max_new_tokens": 1}});
         let soon = deadline.min(Instant::now() + ONE_TOKEN);
-        self.endpoint.query("/generate", &body, soon).await.and_then(Answer::told).is_ok()
+        self.endpoint.query("/generate", &one_token(), soon).await.and_then(Answer::told).is_ok()
     }
 }

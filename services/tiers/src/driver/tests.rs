@@ -1,6 +1,8 @@
 //! Servers that speak the documented control APIs, with their faults, and what the drivers report of them.
 
 mod basics;
+mod gguf;
+mod llama_server;
 mod llama_swap;
 mod llamacpp_router;
 mod ollama;

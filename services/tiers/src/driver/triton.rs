@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use http::StatusCode;
 use routing::ExpertId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -43,9 +42,8 @@ impl Triton {
 /// A refusal of a load or unload. That of the wrong mode is for good.
 fn met(answer: Answer) -> Result<Answer, DriverError> {
     let text = String::from_utf8_lossy(&answer.body).to_lowercase();
-    if answer.status == StatusCode::BAD_REQUEST
-        && text.contains("explicit model load / unload is not allowed")
-    {
+    // With 503, which would otherwise mean that it may work later.
+    if !answer.status.is_success() && text.contains("explicit model load / unload is not allowed") {
         return Err(DriverError::unsupported(format!(
             "{}; start Triton with --model-control-mode=explicit",
             answer.error(ErrorKind::Unsupported)

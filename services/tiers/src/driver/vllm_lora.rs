@@ -148,8 +148,7 @@ impl Control for VllmLora {
         }
         if step.to == Tier::Slot {
             let token = json!({"model": adapter.name, "prompt": "a", "max_tokens": 1});
-            let answer = self.endpoint.post("/v1/completions", Some(&token), step.deadline).await;
-            answer.and_then(crate::server::endpoint::Answer::done).map_err(DriverError::after_a_change)?;
+            self.endpoint.one_token("/v1/completions", &token, step.deadline).await?;
             self.with_slots(|slots| slots.insert(step.expert.clone()));
         }
         let after = self.probe(step.deadline).await.map_err(DriverError::after_a_change)?;

@@ -12,6 +12,7 @@ use crate::server::endpoint::{Answer, Endpoint, Network, Server, pause};
 use crate::server::report::{
     Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
 };
+use crate::server::yes;
 
 /// vLLM engines with `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`, one for each expert.
 ///
@@ -24,6 +25,10 @@ pub struct VllmSleepConfig {
     /// What becomes of the requests in an engine that is put to sleep.
     #[serde(default)]
     pub mode: SleepMode,
+    /// Whether a promotion ends with a token that the engine computed: its first after a wake-up is slow. Off for
+    /// models that complete no text.
+    #[serde(default = "yes")]
+    pub warm_up: bool,
 }
 
 /// What becomes of the requests in an engine that is put to sleep.
@@ -42,6 +47,7 @@ pub enum SleepMode {
 pub(super) struct VllmSleep {
     engines: BTreeMap<ExpertId, Engine>,
     mode: &'static str,
+    warm_up: bool,
 }
 
 struct Engine {
@@ -54,7 +60,10 @@ struct Engine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// It was asked to sleep with its weights there.
+    /// It was asked to sleep with its weights there, and did not say that it did. It counts itself as asleep from
+    /// then on, also while it still answers requests with all its weights on the accelerator.
+    FallingAsleep(Tier),
+    /// It sleeps with its weights there.
     Asleep(Tier),
     /// It was asked to wake up, and did not say that it had.
     HalfAwake,
@@ -71,11 +80,21 @@ impl VllmSleep {
             SleepMode::Abort => "abort",
             SleepMode::Keep => "keep",
         };
-        Ok(Self { engines: config.engines.iter().map(engine).collect::<Result<_, DriverError>>()?, mode })
+        let engines = config.engines.iter().map(engine).collect::<Result<_, DriverError>>()?;
+        Ok(Self { engines, mode, warm_up: config.warm_up })
     }
 
     fn engine(&self, expert: &ExpertId) -> Result<&Engine, DriverError> {
         self.engines.get(expert).ok_or_else(|| DriverError::unsupported(format!("no engine for {expert}")))
+    }
+
+    /// Where an engine's weights are once it has fallen asleep, where it was about to.
+    async fn settled(&self, engine: &Engine, deadline: Instant) -> Result<Placed, DriverError> {
+        let placed = engine.place(deadline).await?;
+        let Known::FallingAsleep(tier) = engine.known() else { return Ok(placed) };
+        // The same again changes nothing, and is answered when it sleeps.
+        engine.fall_asleep(tier, self.mode, deadline).await?;
+        engine.place(deadline).await
     }
 }
 
@@ -106,7 +125,7 @@ impl Control for VllmSleep {
 
     async fn promote(&self, step: Step<'_>) -> Result<Outcome, DriverError> {
         let engine = self.engine(step.expert)?;
-        let placed = engine.place(step.deadline).await?;
+        let placed = self.settled(engine, step.deadline).await?;
         if step.to != Tier::Hbm {
             return match placed.residence {
                 Residence::In(tier) if tier <= step.to => Ok(Outcome::at(placed)),
@@ -116,24 +135,29 @@ impl Control for VllmSleep {
                 ))),
             };
         }
-        if placed.residence != Residence::In(Tier::Hbm) {
-            let asleep = engine.known();
-            engine.set(Known::HalfAwake);
-            if let Err(error) = engine.wake(asleep, step.deadline).await {
-                // Nobody was there to be woken up.
-                if error.kind == ErrorKind::Gone {
-                    engine.set(asleep);
-                    return Err(error);
-                }
-                return Err(error.after_a_change());
-            }
+        if placed.residence == Residence::In(Tier::Hbm) {
+            return Ok(Outcome::at(placed));
         }
-        engine.settle(false, step.deadline).await
+        let asleep = engine.known();
+        engine.set(Known::HalfAwake);
+        if let Err(error) = engine.wake(asleep, step.deadline).await {
+            // Nobody was there to be woken up.
+            if error.kind == ErrorKind::Gone {
+                engine.set(asleep);
+                return Err(error);
+            }
+            return Err(error.after_a_change());
+        }
+        let outcome = engine.settle(false, step.deadline).await?;
+        if self.warm_up {
+            engine.one_token(step.deadline).await?;
+        }
+        Ok(outcome)
     }
 
     async fn demote(&self, step: Step<'_>) -> Result<Outcome, DriverError> {
         let engine = self.engine(step.expert)?;
-        let placed = engine.place(step.deadline).await?;
+        let placed = self.settled(engine, step.deadline).await?;
         match placed.residence {
             Residence::In(tier) if tier >= step.to => return Ok(Outcome::at(placed)),
             Residence::In(Tier::Hbm) => {}
@@ -150,10 +174,7 @@ impl Control for VllmSleep {
                 )));
             }
         }
-        engine.set(Known::Asleep(step.to));
-        let level = if step.to == Tier::Dram { 1 } else { 2 };
-        let path = format!("/sleep?level={level}&mode={}", self.mode);
-        engine.endpoint.post(&path, None, step.deadline).await?.done()?;
+        engine.fall_asleep(step.to, self.mode, step.deadline).await?;
         engine.settle(true, step.deadline).await
     }
 }
@@ -181,9 +202,19 @@ impl Engine {
         }
         Ok(match self.known() {
             Known::Asleep(tier) => Placed::new(Residence::In(tier), Evidence::Remembered),
+            Known::FallingAsleep(_) => Placed::new(Residence::Moving, Evidence::Remembered),
             Known::HalfAwake => Placed::new(Residence::Unknown, Evidence::Remembered),
             Known::Nothing => Placed::new(Residence::In(Tier::Dram), Evidence::Assumed),
         })
+    }
+
+    async fn fall_asleep(&self, tier: Tier, mode: &str, deadline: Instant) -> Result<(), DriverError> {
+        self.set(Known::FallingAsleep(tier));
+        let level = if tier == Tier::Dram { 1 } else { 2 };
+        let path = format!("/sleep?level={level}&mode={mode}");
+        self.endpoint.post(&path, None, deadline).await?.done()?;
+        self.set(Known::Asleep(tier));
+        Ok(())
     }
 
     /// Waits until the engine says that it sleeps, or does not.
@@ -195,6 +226,16 @@ impl Engine {
             }
             pause(deadline, if asleep { "the engine slept" } else { "the engine was awake" }).await?;
         }
+    }
+
+    async fn one_token(&self, deadline: Instant) -> Result<(), DriverError> {
+        let models = self.endpoint.get("/v1/models", deadline).await.and_then(Answer::told);
+        let models = models.and_then(|answer| answer.list("data")).map_err(DriverError::after_a_change)?;
+        // Adapters have a parent.
+        let is_base = |model: &&Value| model.get("parent").is_none_or(Value::is_null);
+        let name = models.iter().find(is_base).and_then(|model| model.get("id"));
+        let token = json!({"model": name, "prompt": "a", "max_tokens": 1});
+        self.endpoint.one_token("/v1/completions", &token, deadline).await
     }
 
     async fn wake(&self, asleep: Known, deadline: Instant) -> Result<(), DriverError> {

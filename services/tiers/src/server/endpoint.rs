@@ -149,6 +149,19 @@ impl Endpoint {
         self.call(Method::POST, path, body, ErrorKind::HalfDone, deadline).await
     }
 
+    /// Has an expert that is there compute one token: its first may take long, and shows whether it works.
+    pub(crate) async fn one_token(
+        &self,
+        path: &str,
+        body: &Value,
+        deadline: Instant,
+    ) -> Result<(), DriverError> {
+        let answer = self.post(path, Some(body), deadline).await.and_then(Answer::done);
+        answer.map(drop).map_err(|error| {
+            DriverError::half_done(format!("it is there, and did not compute a token: {error}"))
+        })
+    }
+
     /// As [`Self::get`], for a server that changes something at a GET.
     pub(crate) async fn get_to_change(&self, path: &str, deadline: Instant) -> Result<Answer, DriverError> {
         self.call(Method::GET, path, None, ErrorKind::HalfDone, deadline).await

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::ErrorKind;
 use super::*;
 
-/// A proxy with one model at a time. A load takes 5 s, a stop 3 s; a request for a model that is stopping never ends.
+/// A proxy with one model at a time. A load takes 5 s, a stop 3 s, and both are answered then; a request for a model that is stopping never ends.
 fn rig() -> (Driver, FakeNetwork) {
     let network = FakeNetwork::default();
     let mut models: BTreeMap<String, Timeline> = BTreeMap::new();
@@ -20,7 +20,7 @@ fn rig() -> (Driver, FakeNetwork) {
             let model = models.get_mut(name).unwrap();
             model.then(0, json!("stopping"));
             model.then(3, json!("stopped"));
-            return Reply::text(200, "OK");
+            return Reply::text(200, "OK").after(3);
         }
         let path = call.line.strip_prefix("GET /upstream/").unwrap();
         let (name, rest) = path.split_once('/').unwrap();

@@ -19,7 +19,9 @@ fn rig(near: u64, most: usize) -> (Driver, FakeNetwork) {
             return Reply::json(200, &json!({"models": list}));
         }
         assert_eq!((call.line.as_str(), &call.body["stream"]), ("POST /api/generate", &json!(false)));
+        // Its list leaves the usual namespace out.
         let name = call.body["model"].as_str().unwrap().to_owned();
+        assert!(!name.contains("library/"));
         if name == "none:latest" {
             return Reply::json(404, &json!({"error": "model 'none' not found"}));
         }
@@ -41,7 +43,7 @@ fn rig(near: u64, most: usize) -> (Driver, FakeNetwork) {
     });
     let spec = json!({"driver": {
         "kind": "ollama", "server": {"url": "http://ollama:11434"},
-        "models": {"a": "library/m-a", "b": "m-b:7b", "none": "none"},
+        "models": {"a": "library/M-A", "b": "m-b:7b", "none": "none"},
     }});
     (driver(spec, &network), network)
 }
@@ -59,8 +61,11 @@ async fn bytes_are_measured_and_free_when_the_list_says_so() {
     assert_eq!(
         network.demands(),
         [
-            r#"POST /api/generate {"keep_alive":-1,"model":"library/m-a:latest","stream":false}"#,
-            r#"POST /api/generate {"keep_alive":0,"model":"library/m-a:latest","stream":false}"#,
+            concat!(
+                r#"POST /api/generate {"keep_alive":-1,"model":"m-a:latest","options":{"num_predict":1},"#,
+                r#""prompt":"a","raw":true,"stream":false}"#
+            ),
+            r#"POST /api/generate {"keep_alive":0,"model":"m-a:latest","stream":false}"#,
         ]
     );
 }

@@ -7,13 +7,15 @@ use super::*;
 
 const HBM: Residence = Residence::In(Tier::Hbm);
 
-/// An engine as documented: a release asserts that it is paused, a second resumption of a tag raises, and weights
-/// come back as garbage. `busy` releases are refused; `read_fails` reads of the weights fail.
+/// An engine where a release asserts that nothing is under way, a second resumption of a tag raises, and weights come
+/// back as garbage. What raises in its scheduler ends the process (`crashes`, `cut`: without an answer). `busy`
+/// releases are refused before; `read_fails` reads of the weights fail.
 #[derive(Default)]
 struct Engine {
     paused: bool,
     released: BTreeSet<String>,
     busy: u32,
+    crashes: bool,
     cut: bool,
     read_fails: u32,
 }
@@ -26,7 +28,7 @@ impl Engine {
         let done =
             |ok: bool| Reply::json(if ok { 200 } else { 400 }, &json!({"success": ok, "message": "?"}));
         match call.line.as_str() {
-            "GET /health" => Reply::text(200, ""),
+            "GET /model_info" => Reply::json(200, &json!({"model_path": "/m"})),
             "POST /generate" if self.paused => Reply::text(200, "{}").after(1_000_000),
             "POST /generate" => Reply::json(200, &json!({"text": "b"})),
             "POST /pause_generation" => {
@@ -37,9 +39,10 @@ impl Engine {
                 self.paused = false;
                 done(true)
             }
+            "POST /release_memory_occupation" if self.crashes => Reply::cut(),
             "POST /release_memory_occupation" if self.busy > 0 => {
                 self.busy -= 1;
-                Reply::text(400, "the server is not idle")
+                Reply::json(400, &json!({"error": {"message": "not now"}}))
             }
             "POST /release_memory_occupation" => {
                 assert!(self.paused && self.released.is_empty());
@@ -47,9 +50,7 @@ impl Engine {
                 Reply::text(200, "")
             }
             "POST /resume_memory_occupation" if self.cut => Reply::cut(),
-            "POST /resume_memory_occupation" if !tags().is_subset(&self.released) => {
-                Reply::text(500, "tag was not released")
-            }
+            "POST /resume_memory_occupation" if !tags().is_subset(&self.released) => Reply::cut(),
             "POST /resume_memory_occupation" => {
                 self.released = self.released.difference(&tags()).cloned().collect();
                 Reply::text(200, "")
@@ -98,6 +99,7 @@ async fn it_is_paused_first_and_each_tag_is_resumed_once() {
         "/release_memory_occupation",
         "/resume_memory_occupation",
         "/continue_generation",
+        "/generate",
     ];
     assert_eq!(paths(&network), expected);
 }
@@ -112,15 +114,25 @@ async fn without_a_backup_nobody_is_answered_before_the_weights_were_read() {
     assert_eq!(place(&driver, "a").await, (Residence::Unknown, Evidence::Remembered));
     // What is back is not resumed again.
     promote(&driver, "a", Tier::Hbm).await.unwrap();
-    assert_eq!(paths(&network), ["/update_weights_from_disk", "/continue_generation"]);
+    assert_eq!(paths(&network), ["/update_weights_from_disk", "/continue_generation", "/generate"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_is_not_idle_goes_on() {
+async fn an_engine_that_refuses_goes_on() {
     let (driver, network) = rig(Engine { busy: 1, ..Engine::default() }, true);
     assert_eq!(demote(&driver, "a", Tier::Dram).await.unwrap_err().kind, ErrorKind::Busy);
     assert_eq!(paths(&network).last().unwrap(), "/continue_generation");
     demote(&driver, "a", Tier::Dram).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_ended_on_its_assertion_is_whole_once_it_is_up_again() {
+    let (driver, network) = rig(Engine { crashes: true, ..Engine::default() }, true);
+    assert_eq!(demote(&driver, "a", Tier::Dram).await.unwrap_err().kind, ErrorKind::HalfDone);
+    network.stop("sgl:30000");
+    assert_eq!(place(&driver, "a").await, (Residence::Unknown, Evidence::Assumed));
+    serve(&network, Engine::default());
+    assert_eq!(place(&driver, "a").await, (HBM, Evidence::Server));
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,6 +154,6 @@ async fn a_restart_that_forgot_the_release_shows_after_the_resumption_raised() {
     serve(&network, Engine::default());
     let error = promote(&driver, "a", Tier::Hbm).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::HalfDone);
-    assert!(error.message.contains("tag was not released"), "{error}");
+    // That ended it; once it is up again, all is there.
     assert_eq!(place(&driver, "a").await, (HBM, Evidence::Server));
 }

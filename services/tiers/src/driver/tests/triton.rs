@@ -22,7 +22,7 @@ fn rig(explicit: bool) -> (Driver, FakeNetwork) {
         }
         if !explicit {
             let error = "explicit model load / unload is not allowed if polling is enabled";
-            return Reply::json(400, &json!({"error": error}));
+            return Reply::json(503, &json!({"error": error}));
         }
         if call.line == "POST /v2/repository/models/m%20a/load" {
             model.then(0, json!("LOADING"));

@@ -7,12 +7,14 @@ const HBM: Residence = Residence::In(Tier::Hbm);
 const DRAM: Residence = Residence::In(Tier::Dram);
 const DISK: Residence = Residence::In(Tier::Disk);
 
-/// An engine that takes 3 seconds to fall asleep, and half a minute to wake up where `wakes` says so.
+/// An engine that has answered all its requests 3 seconds after it was asked to sleep, and sleeps then. `mute`: it
+/// computes no token.
 #[derive(Default)]
 struct Engine {
     asleep: Option<u8>,
     slept_at: Option<Instant>,
     weights: bool,
+    mute: bool,
     /// Answers of the next calls to wake up, before they work.
     wake_faults: Vec<Reply>,
 }
@@ -21,15 +23,34 @@ impl Engine {
     fn answer(&mut self, call: &Call) -> Reply {
         let line = call.line.as_str();
         if line == "GET /is_sleeping" {
-            let sleeps = self.slept_at.is_some_and(|at| Instant::now() >= at);
-            return Reply::json(200, &json!({"is_sleeping": self.asleep.is_some() && sleeps}));
+            // Paused is asleep for it, whatever is in its memory.
+            return Reply::json(200, &json!({"is_sleeping": self.asleep.is_some()}));
+        }
+        if line == "GET /v1/models" {
+            let adapter = json!({"id": "adapter", "parent": "base"});
+            return Reply::json(200, &json!({"data": [adapter, {"id": "base", "parent": null}]}));
+        }
+        if line == "POST /v1/completions" {
+            assert_eq!((&call.body["model"], &call.body["max_tokens"]), (&json!("base"), &json!(1)));
+            assert!(self.asleep.is_none(), "it would wait until it is woken up");
+            return if self.mute {
+                Reply::text(500, "no kernel image is available")
+            } else {
+                Reply::json(200, &json!({"choices": [{"text": "b"}]}))
+            };
         }
         if let Some(level) = line.strip_prefix("POST /sleep?level=") {
             let level = level[..1].parse().unwrap();
-            self.asleep = Some(level);
-            self.slept_at = Some(Instant::now() + Duration::from_secs(3));
-            self.weights = level == 1;
-            return Reply::json(200, &json!({"status": "sleeping", "level": level}));
+            // The first level is kept.
+            if self.asleep.is_none() {
+                self.asleep = Some(level);
+                self.slept_at = Some(Instant::now() + Duration::from_secs(3));
+                self.weights = level == 1;
+            }
+            let rest =
+                self.slept_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            let answer = Reply::json(200, &json!({"status": "sleeping", "level": level}));
+            return answer.after(rest.as_secs());
         }
         if line.starts_with("POST /wake_up") {
             if let Some(fault) = self.wake_faults.pop() {
@@ -73,13 +94,19 @@ async fn a_light_sleeper_keeps_its_weights_in_the_hosts_memory() {
     assert_eq!(place(&driver, "a").await, (HBM, Evidence::Server));
     let start = Instant::now();
     assert_eq!(demote(&driver, "a", Tier::Dram).await.unwrap().placed.residence, DRAM);
-    // Success was answered at once; the driver waited until it was so.
     assert_eq!(start.elapsed(), Duration::from_secs(3));
     assert_eq!(place(&driver, "a").await, (DRAM, Evidence::Remembered));
     assert_eq!(demote(&driver, "a", Tier::Dram).await.unwrap().placed.residence, DRAM);
     assert_eq!(promote(&driver, "a", Tier::Hbm).await.unwrap().placed.residence, HBM);
     assert_eq!(promote(&driver, "a", Tier::Hbm).await.unwrap().placed.residence, HBM);
-    assert_eq!(network.demands(), ["POST /sleep?level=1&mode=wait", "POST /wake_up"]);
+    assert_eq!(
+        network.demands(),
+        [
+            "POST /sleep?level=1&mode=wait",
+            "POST /wake_up",
+            r#"POST /v1/completions {"max_tokens":1,"model":"base","prompt":"a"}"#,
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,8 +123,39 @@ async fn a_deep_sleeper_reads_its_weights_again() {
             "POST /wake_up?tags=weights",
             r#"POST /collective_rpc {"method":"reload_weights"}"#,
             "POST /wake_up?tags=kv_cache",
+            r#"POST /v1/completions {"max_tokens":1,"model":"base","prompt":"a"}"#,
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_still_answers_is_not_asleep_though_it_says_so() {
+    let (driver, network) = rig(Engine::default());
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let step = Step { expert: &id("a"), to: Tier::Disk, deadline };
+    assert_eq!(driver.demote(step, 8_000).await.unwrap_err().kind, ErrorKind::HalfDone);
+    assert_eq!(place(&driver, "a").await, (Residence::Moving, Evidence::Remembered));
+    // Whatever is asked of it next, it falls asleep first, at the level that was asked for.
+    assert_eq!(demote(&driver, "a", Tier::Dram).await.unwrap().placed.residence, DISK);
+    let sleep = "POST /sleep?level=2&mode=wait";
+    assert_eq!(network.demands(), [sleep, sleep]);
+    assert_eq!(place(&driver, "a").await, (DISK, Evidence::Remembered));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_awake_and_computes_nothing_is_half_done() {
+    let (driver, network) = rig(Engine { mute: true, ..Engine::default() });
+    demote(&driver, "a", Tier::Dram).await.unwrap();
+    let error = promote(&driver, "a", Tier::Hbm).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::HalfDone);
+    assert!(error.message.contains("no kernel image"), "{error}");
+    // Where nobody asks for it, it is awake.
+    let mut spec = spec();
+    spec["driver"]["warm_up"] = json!(false);
+    engine(&network, Engine { mute: true, ..Engine::default() });
+    let driver = super::driver(spec, &network);
+    demote(&driver, "a", Tier::Dram).await.unwrap();
+    promote(&driver, "a", Tier::Hbm).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
