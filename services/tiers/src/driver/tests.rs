@@ -4,6 +4,7 @@ mod basics;
 mod llama_swap;
 mod llamacpp_router;
 mod ollama;
+mod ort_inproc;
 mod sglang_lora;
 mod sglang_memory;
 mod sim;
