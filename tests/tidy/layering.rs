@@ -53,7 +53,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["gateway"]),
     ("clap", &["gateway", "loadtest", "mock-expert"]),
     ("tokio-rustls", &["experts", "gateway"]),
-    ("ort", &["encoder"]),
+    ("ort", &["encoder", "tiers"]),
     ("redb", &["stores"]),
     ("rustls", &["experts", "gateway"]),
     ("tokenizers", &["encoder"]),

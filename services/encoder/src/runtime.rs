@@ -91,7 +91,8 @@ impl Runtime {
         ort::info()
     }
 
-    pub(crate) fn environment(&self) -> &Environment {
+    /// The process's one environment, for whoever else runs models in it.
+    pub fn environment(&self) -> &Environment {
         &self.environment
     }
 }

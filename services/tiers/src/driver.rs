@@ -9,6 +9,7 @@
 mod llama_swap;
 mod llamacpp_router;
 mod ollama;
+mod ort_inproc;
 mod sglang_lora;
 mod sglang_memory;
 mod sim;
@@ -24,6 +25,7 @@ pub use crate::server::report::{
 pub use llama_swap::LlamaSwapConfig;
 pub use llamacpp_router::LlamacppRouterConfig;
 pub use ollama::OllamaConfig;
+pub use ort_inproc::{OnnxModel, OrtInprocConfig, Resident};
 pub use sglang_lora::{SglangAdapter, SglangLoraConfig};
 pub use sglang_memory::{SglangEngine, SglangMemoryConfig};
 pub use sim::SimConfig;
@@ -31,6 +33,7 @@ pub use triton::TritonConfig;
 pub use vllm_lora::{Adapter, VllmLoraConfig};
 pub use vllm_sleep::{SleepMode, VllmSleepConfig};
 
+use ort::environment::Environment;
 use routing::ExpertId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -73,6 +76,8 @@ pub enum DriverConfig {
     LlamaSwap(LlamaSwapConfig),
     /// A Triton server.
     Triton(TritonConfig),
+    /// ONNX models in this process.
+    OrtInproc(OrtInprocConfig),
 }
 
 /// A transition to make.
@@ -103,6 +108,7 @@ enum Kind {
     Ollama(ollama::Ollama),
     LlamaSwap(llama_swap::LlamaSwap),
     Triton(triton::Triton),
+    OrtInproc(ort_inproc::OrtInproc),
 }
 
 /// What every driver does.
@@ -134,6 +140,7 @@ macro_rules! each {
             Kind::Ollama($driver) => $what,
             Kind::LlamaSwap($driver) => $what,
             Kind::Triton($driver) => $what,
+            Kind::OrtInproc($driver) => $what,
         }
     };
 }
@@ -144,10 +151,28 @@ impl Driver {
     /// # Errors
     /// [`ErrorKind::Unsupported`] with what is wrong in the settings.
     pub fn new(spec: DriverSpec) -> Result<Self, DriverError> {
-        Self::with_network(spec, &Network::Tcp)
+        Self::build(spec, &Network::Tcp, None)
     }
 
+    /// As [`Driver::new`], for a program that has loaded ONNX Runtime: drivers that run models in this process load
+    /// them in its environment, of which there is one. Without it they refuse to.
+    ///
+    /// # Errors
+    /// As [`Driver::new`].
+    pub fn with_onnxruntime(spec: DriverSpec, environment: &Environment) -> Result<Self, DriverError> {
+        Self::build(spec, &Network::Tcp, Some(environment))
+    }
+
+    #[cfg(test)]
     pub(crate) fn with_network(spec: DriverSpec, network: &Network) -> Result<Self, DriverError> {
+        Self::build(spec, network, None)
+    }
+
+    fn build(
+        spec: DriverSpec,
+        network: &Network,
+        environment: Option<&Environment>,
+    ) -> Result<Self, DriverError> {
         let kind = match spec.driver {
             DriverConfig::Sim(config) => Kind::Sim(sim::Sim::new(config)?),
             DriverConfig::VllmSleep(config) => Kind::VllmSleep(vllm_sleep::VllmSleep::new(&config, network)?),
@@ -164,6 +189,9 @@ impl Driver {
             DriverConfig::Ollama(config) => Kind::Ollama(ollama::Ollama::new(config, network)?),
             DriverConfig::LlamaSwap(config) => Kind::LlamaSwap(llama_swap::LlamaSwap::new(config, network)?),
             DriverConfig::Triton(config) => Kind::Triton(triton::Triton::new(config, network)?),
+            DriverConfig::OrtInproc(config) => {
+                Kind::OrtInproc(ort_inproc::OrtInproc::new(config, environment)?)
+            }
         };
         let meter = spec.meter.map(|meter| Meter::new(meter, network)).transpose()?;
         Ok(Self { kind, meter })
@@ -181,6 +209,7 @@ impl Driver {
             Kind::Ollama(_) => "ollama",
             Kind::LlamaSwap(_) => "llama_swap",
             Kind::Triton(_) => "triton",
+            Kind::OrtInproc(_) => "ort_inproc",
         }
     }
 
@@ -238,6 +267,15 @@ impl Driver {
             outcome.free_bytes = Some((before, meter.freed(before, frees_bytes, step.deadline).await?));
         }
         Ok(outcome)
+    }
+
+    /// A model that this process runs itself, kept where it is until what is returned is dropped; `None` where it is
+    /// not ready, or the driver's experts are elsewhere.
+    pub fn resident(&self, expert: &ExpertId) -> Option<Resident> {
+        match &self.kind {
+            Kind::OrtInproc(driver) => driver.resident(expert),
+            _ => None,
+        }
     }
 
     async fn free(&self, deadline: Instant) -> Result<Option<u64>, DriverError> {

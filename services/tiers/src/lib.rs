@@ -10,6 +10,7 @@
 
 pub mod driver;
 pub mod owner;
+mod process;
 pub mod residency;
 mod server;
 pub mod sim;

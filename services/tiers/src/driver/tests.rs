@@ -6,6 +6,7 @@ mod llama_server;
 mod llama_swap;
 mod llamacpp_router;
 mod ollama;
+mod ort_inproc;
 mod sglang_lora;
 mod sglang_memory;
 mod sim;

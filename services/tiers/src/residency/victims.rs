@@ -150,7 +150,8 @@ impl Candidates {
         let recency = state.recency(tier);
         let by_use = state.policy.victims == Victims::Recency;
         let (idle, wanted, in_use) = (Vec::new(), Vec::new(), Vec::new());
-        let mut this = Self { idle, wanted, in_use, underway: false, by_recency: by_use || recency.is_some() };
+        let mut this =
+            Self { idle, wanted, in_use, underway: false, by_recency: by_use || recency.is_some() };
         for expert in state.residents(tier).iter().copied() {
             let entry = &state.experts[expert.at()];
             if entry.nearest() != tier {
