@@ -14,7 +14,8 @@ async fn residence(driver: &Driver, at: usize) -> Residence {
 
 #[tokio::test]
 async fn without_onnx_runtime_and_with_wrong_settings_it_says_what_to_do() {
-    let spec = Models::new(&[SIDE]).spec(ROOMY);
+    let models = Models::new(&[SIDE]);
+    let spec = models.spec(ROOMY);
     let bare = Driver::new(serde_json::from_value(spec.clone()).unwrap()).unwrap();
     let error = promote(&bare, "m0", Tier::Hbm).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
