@@ -54,13 +54,37 @@ pub enum TraceError {
     Empty(PathBuf),
 }
 
-/// A line of a trace of one's own.
+/// A line of a trace of one's own, of the gateway's access log, or a decision record.
 #[derive(Deserialize)]
 struct Line {
-    /// The expert's name.
-    expert: String,
+    /// The expert's name. A line of the gateway's has none where nobody answered.
+    expert: Option<String>,
     /// When the request came, in seconds from any moment; all lines have it, or none.
     t_s: Option<f64>,
+    /// The same, as decision records have it: in milliseconds since 1970 UTC.
+    time_ms: Option<u64>,
+    /// The same, as the access log has it.
+    time: Option<String>,
+}
+
+impl Line {
+    /// When the request came, in seconds, and whether the gateway wrote the line: its lines are in the order in which
+    /// requests ended.
+    fn moment(&self) -> Result<(Option<f64>, bool), String> {
+        let since = |time: std::time::SystemTime| {
+            time.duration_since(std::time::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+        };
+        match (self.t_s, self.time_ms, &self.time) {
+            (Some(time), ..) if !time.is_finite() => Err("`t_s` must be a finite number".to_owned()),
+            (Some(time), ..) => Ok((Some(time), false)),
+            (None, Some(ms), _) => Ok((Some(ms as f64 / 1e3), true)),
+            (None, None, Some(time)) => match humantime::parse_rfc3339(time) {
+                Ok(time) => Ok((Some(since(time)), true)),
+                Err(error) => Err(format!("`time` is {time:?}: {error}")),
+            },
+            (None, None, None) => Ok((None, false)),
+        }
+    }
 }
 
 impl Trace {
@@ -123,11 +147,22 @@ impl Names {
 fn json_lines(path: &Path, text: &str) -> Result<Rows, TraceError> {
     let fail = |line: usize, problem: String| TraceError::Line { path: path.to_owned(), line, problem };
     let (mut names, mut experts, mut times) = (Names::default(), Vec::new(), Vec::new());
+    let mut logged = Vec::new();
     for (line, row) in (1..).zip(text.lines()).filter(|(_, row)| !row.trim().is_empty()) {
         let row: Line = serde_json::from_str(row).map_err(|error| fail(line, error.to_string()))?;
-        experts.push(names.number(row.expert));
-        if let Some(time) = row.t_s {
-            if !time.is_finite() || times.last().is_some_and(|last| time < *last) {
+        let (time, of_gateway) = row.moment().map_err(|problem| fail(line, problem))?;
+        let expert = match row.expert {
+            Some(expert) => expert,
+            None if of_gateway => continue,
+            None => return Err(fail(line, "missing field `expert`".to_owned())),
+        };
+        if of_gateway {
+            logged.push((time.unwrap_or_default(), expert));
+            continue;
+        }
+        experts.push(names.number(expert));
+        if let Some(time) = time {
+            if times.last().is_some_and(|last| time < *last) {
                 return Err(fail(line, "`t_s` must be a number that never goes back".to_owned()));
             }
             times.push(time);
@@ -138,6 +173,14 @@ fn json_lines(path: &Path, text: &str) -> Result<Rows, TraceError> {
                 "some lines have `t_s` and others do not; give it to all or to none".to_owned(),
             ));
         }
+    }
+    if !logged.is_empty() && !experts.is_empty() {
+        return Err(fail(1, "some lines are the gateway's and others are not; give one kind".to_owned()));
+    }
+    logged.sort_by(|a: &(f64, String), b| a.0.total_cmp(&b.0));
+    for (time, expert) in logged {
+        experts.push(names.number(expert));
+        times.push(time);
     }
     Ok(Rows { experts, times_s: (!times.is_empty()).then_some(times) })
 }
@@ -246,6 +289,21 @@ mod tests {
         assert_eq!(trace.name, "mine");
         assert_eq!(trace.experts, [0, 1, 0]);
         assert_eq!(trace.times_s, Some(vec![1.0, 1.5, 2.0]));
+    }
+
+    #[test]
+    fn what_the_gateway_wrote_is_a_trace() {
+        // In the order in which requests ended; nobody answered the second.
+        let log = "{\"time\":\"2026-01-02T03:04:07.500Z\",\"expert\":\"b\"}\n{\"time\":\"2026-01-02T03:04:06Z\"}\n\
+            {\"time\":\"2026-01-02T03:04:05Z\",\"expert\":\"a\",\"log\":\"access\"}\n";
+        let log = read("access.jsonl", log).unwrap();
+        let times = log.times_s.unwrap();
+        assert_eq!((log.experts, times[1] - times[0]), (vec![0, 1], 2.5));
+        let records = "{\"time_ms\":7000,\"expert\":\"b\"}\n{\"time_ms\":5000,\"expert\":null}\n{\"time_ms\":6000,\"expert\":\"a\"}\n";
+        let records = read("records.jsonl", records).unwrap();
+        assert_eq!((records.experts, records.times_s), (vec![0, 1], Some(vec![6.0, 7.0])));
+        let mixed = "{\"expert\":\"a\"}\n{\"time_ms\":7000,\"expert\":\"b\"}\n";
+        assert!(read("x.jsonl", mixed).unwrap_err().to_string().contains("give one kind"));
     }
 
     #[test]
