@@ -26,6 +26,8 @@ pub struct Trace {
     pub expert_count: usize,
     /// When each came, in seconds, where the recording has a clock that means anything.
     pub times_s: Option<Vec<f64>>,
+    /// Which conversation each belongs to, where the recording says so.
+    pub sessions: Option<Vec<u64>>,
 }
 
 /// Why a recording could not be read.
@@ -61,6 +63,8 @@ struct Line {
     expert: String,
     /// When the request came, in seconds from any moment; all lines have it, or none.
     t_s: Option<f64>,
+    /// Its conversation, or who sent it; all lines have it, or none.
+    session: Option<String>,
 }
 
 impl Trace {
@@ -82,19 +86,21 @@ impl Trace {
             return Err(TraceError::Empty(path.to_owned()));
         }
         let expert_count = rows.experts.iter().max().map_or(0, |most| *most as usize + 1);
-        Ok(Self { name: name.to_owned(), experts: rows.experts, expert_count, times_s: rows.times_s })
+        let Rows { experts, times_s, sessions } = rows;
+        Ok(Self { name: name.to_owned(), experts, expert_count, times_s, sessions })
     }
 
     /// A trace without a clock, for tests and for requests made up.
     pub fn from_order(name: &str, experts: Vec<u32>) -> Self {
         let expert_count = experts.iter().max().map_or(0, |most| *most as usize + 1);
-        Self { name: name.to_owned(), experts, expert_count, times_s: None }
+        Self { name: name.to_owned(), experts, expert_count, times_s: None, sessions: None }
     }
 }
 
 struct Rows {
     experts: Vec<u32>,
     times_s: Option<Vec<f64>>,
+    sessions: Option<Vec<u64>>,
 }
 
 fn read_text(path: &Path) -> Result<String, TraceError> {
@@ -123,6 +129,7 @@ impl Names {
 fn json_lines(path: &Path, text: &str) -> Result<Rows, TraceError> {
     let fail = |line: usize, problem: String| TraceError::Line { path: path.to_owned(), line, problem };
     let (mut names, mut experts, mut times) = (Names::default(), Vec::new(), Vec::new());
+    let (mut conversations, mut sessions) = (Names::default(), Vec::new());
     for (line, row) in (1..).zip(text.lines()).filter(|(_, row)| !row.trim().is_empty()) {
         let row: Line = serde_json::from_str(row).map_err(|error| fail(line, error.to_string()))?;
         experts.push(names.number(row.expert));
@@ -132,14 +139,19 @@ fn json_lines(path: &Path, text: &str) -> Result<Rows, TraceError> {
             }
             times.push(time);
         }
-        if !times.is_empty() && times.len() != experts.len() {
-            return Err(fail(
-                line,
-                "some lines have `t_s` and others do not; give it to all or to none".to_owned(),
-            ));
+        if let Some(session) = row.session {
+            sessions.push(u64::from(conversations.number(session)));
+        }
+        for (key, given) in [("t_s", times.len()), ("session", sessions.len())] {
+            if given > 0 && given != experts.len() {
+                let problem = format!("some lines have `{key}` and others do not; give it to all or to none");
+                return Err(fail(line, problem));
+            }
         }
     }
-    Ok(Rows { experts, times_s: (!times.is_empty()).then_some(times) })
+    let (times_s, sessions) =
+        ((!times.is_empty()).then_some(times), (!sessions.is_empty()).then_some(sessions));
+    Ok(Rows { experts, times_s, sessions })
 }
 
 fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
@@ -160,19 +172,25 @@ fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
         let mut names = Names::default();
         rows.iter().filter(|row| keep(row)).map(|row| names.number(key(row))).collect()
     };
+    let mut sessions = None;
     // The clock of the image requests is left out: it belongs to a work that takes tens of seconds.
     let images = column("n_images").is_some();
     let times = column("t_s").filter(|_| !images);
     let experts = match (model, loras, adapter, runs) {
         (Some(model), Some(loras), ..) => named(&|row| format!("{}|{}", row[model], row[loras]), &|_| true),
         // A request whose model nobody recorded is left out.
-        (Some(model), ..) => named(&|row| row[model].to_owned(), &|row| !row[model].is_empty()),
+        (Some(model), ..) => {
+            let keep = |row: &[&str]| !row[model].is_empty();
+            sessions = column("session").map(|session| named(&|row| row[session].to_owned(), &keep));
+            named(&|row| row[model].to_owned(), &keep)
+        }
         (_, _, Some(adapter), _) => named(&|row| row[adapter].to_owned(), &|_| true),
         (.., Some(runs)) => {
-            let sessions = named(&|row| conversation(row[runs]), &|_| true);
-            let count = sessions.iter().max().map_or(0, |most| *most as usize + 1);
+            let numbers = named(&|row| conversation(row[runs]), &|_| true);
+            let count = numbers.iter().max().map_or(0, |most| *most as usize + 1);
             let drawn = draw(path, count)?;
-            sessions.iter().map(|session| drawn[*session as usize]).collect()
+            sessions = Some(numbers.clone());
+            numbers.iter().map(|number| drawn[*number as usize]).collect()
         }
         _ if column("in_tokens").is_some() => draw(path, rows.len())?,
         _ => {
@@ -194,7 +212,8 @@ fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
         }
         _ => None,
     };
-    Ok(Rows { experts, times_s })
+    let sessions = sessions.map(|numbers| numbers.into_iter().map(u64::from).collect());
+    Ok(Rows { experts, times_s, sessions })
 }
 
 /// What a conversation begins with: the first block after the one that all share.
