@@ -190,15 +190,14 @@ impl<'a> Search<'a> {
             if homes[asked.turn as usize % homes.len()] != node {
                 continue;
             }
-            match held.iter().rposition(|expert| *expert == asked.expert) {
-                Some(at) => held[at..].rotate_left(1),
-                None => {
-                    loads += 1;
-                    held.push(asked.expert);
-                    if held.len() > self.fleet.places {
-                        held.remove(0);
-                    }
-                }
+            if let Some(at) = held.iter().rposition(|expert| *expert == asked.expert) {
+                held[at..].rotate_left(1);
+                continue;
+            }
+            loads += 1;
+            held.push(asked.expert);
+            if held.len() > self.fleet.places {
+                held.remove(0);
             }
         }
         loads

@@ -185,7 +185,7 @@ fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
             return Err(TraceError::Line { path: path.to_owned(), line, problem });
         }
     }
-    let named =
+    let numbered =
         |key: &dyn Fn(&[&str]) -> String, keep: &dyn Fn(&[&str]) -> bool| -> (Vec<u32>, Vec<String>) {
             let mut names = Names::default();
             let numbers = rows.iter().filter(|row| keep(row)).map(|row| names.number(key(row))).collect();
@@ -196,16 +196,18 @@ fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
     let images = column("n_images").is_some();
     let times = column("t_s").filter(|_| !images);
     let (experts, names) = match (model, loras, adapter, runs) {
-        (Some(model), Some(loras), ..) => named(&|row| format!("{}|{}", row[model], row[loras]), &|_| true),
+        (Some(model), Some(loras), ..) => {
+            numbered(&|row| format!("{}|{}", row[model], row[loras]), &|_| true)
+        }
         // A request whose model nobody recorded is left out.
         (Some(model), ..) => {
             let keep = |row: &[&str]| !row[model].is_empty();
-            sessions = column("session").map(|session| named(&|row| row[session].to_owned(), &keep).0);
-            named(&|row| row[model].to_owned(), &keep)
+            sessions = column("session").map(|session| numbered(&|row| row[session].to_owned(), &keep).0);
+            numbered(&|row| row[model].to_owned(), &keep)
         }
-        (_, _, Some(adapter), _) => named(&|row| row[adapter].to_owned(), &|_| true),
+        (_, _, Some(adapter), _) => numbered(&|row| row[adapter].to_owned(), &|_| true),
         (.., Some(runs)) => {
-            let (numbers, _) = named(&|row| conversation(row[runs]), &|_| true);
+            let (numbers, _) = numbered(&|row| conversation(row[runs]), &|_| true);
             let count = numbers.iter().max().map_or(0, |most| *most as usize + 1);
             let drawn = draw(path, count)?;
             sessions = Some(numbers.clone());
