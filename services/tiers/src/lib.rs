@@ -10,6 +10,7 @@
 
 pub mod driver;
 pub mod owner;
+pub mod placement;
 mod process;
 pub mod residency;
 mod server;

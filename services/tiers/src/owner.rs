@@ -37,7 +37,8 @@ use self::status::Outlooks;
 pub use lease::Held;
 pub use operate::OperationError;
 pub use status::{
-    DriverStatus, ExpertStatus, LinkStatus, Outlook, Plan, Planned, PoolStatus, Record, TierStatus,
+    DriverStatus, ExpertStatus, LinkStatus, Outlook, Plan, Planned, PoolStatus, PredictionStatus, Record,
+    TierStatus,
 };
 pub use watch::{Event, Found, Outcome, Silent, Watch, Why};
 
@@ -117,6 +118,8 @@ pub struct Ask<'a> {
     pub expert: &'a ExpertId,
     /// On whose account; equal numbers are one tenant.
     pub tenant: u32,
+    /// The conversation that it belongs to, where that is known.
+    pub session: Option<u64>,
     /// When it is of no more use.
     pub deadline: Option<Instant>,
 }
@@ -230,7 +233,7 @@ impl Pool {
         };
         let (to, answer) = oneshot::channel();
         let deadline_us = ask.deadline.map(|deadline| shared.us(deadline));
-        let place = Place { expert, tenant: ask.tenant, deadline_us };
+        let place = Place { expert, tenant: ask.tenant, session: ask.session, deadline_us };
         let id = shared.with(|core, now_us| core.enter(now_us, place, to, &*shared.watch))?;
         let seat = Seat::new(shared, id);
         let granted = match ask.deadline {

@@ -3,7 +3,8 @@
 //! [`State`] is what is known of one pool: experts, copies, bytes, links, leases. [`Queue`] is who waits. [`decide()`]
 //! says what to do now, and [`State::apply`] does it on paper; whoever owns both then carries it out with a driver
 //! and reports back by [`State::arrived`], [`State::gone`], [`State::failed`] or [`State::lost`]. The owner asks
-//! again after every event and at [`wake`], until [`decide()`] has nothing more to do.
+//! again after every event and at [`wake`], until [`decide()`] has nothing more to do. Then [`prefetch`] may have, by what
+//! a [`Predictor`] remembers.
 
 mod action;
 mod admit;
@@ -14,6 +15,7 @@ mod link;
 mod policy;
 mod pool;
 mod popularity;
+mod predict;
 mod queue;
 mod recency;
 mod state;
@@ -28,6 +30,7 @@ pub use ledger::Account;
 pub use link::{Link, LinkSpec};
 pub use policy::{Order, Policy, Victims};
 pub use pool::{PoolError, PoolSpec};
+pub use predict::{Prediction, PredictionSource, Predictor, Prefetched, prefetch};
 pub use queue::{Queue, Waiting};
 pub use state::{Applied, Conflict, Generation, Lease, State};
 pub use tier::{Source, Tier, TierSpec};

@@ -20,7 +20,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::residency::{Conflict, Order, PoolError};
+use crate::residency::{Conflict, Order, PoolError, Prediction, PredictionSource, Prefetched};
 use baseline::Evict;
 use chance::{Chance, Exponential};
 use clocked::Style;
@@ -80,11 +80,19 @@ pub enum Contestant {
     GuildhallOrdered,
     /// The production decisions.
     Guildhall,
+    /// With predicted loads on the clock: for conversations that are likely to go on.
+    GuildhallSession,
+    /// With predicted loads of what is popular.
+    GuildhallPopularity,
+    /// With predicted loads of what followed before.
+    GuildhallMarkov,
+    /// With all predictions.
+    GuildhallPredicting,
 }
 
 impl Contestant {
     /// All, in the order of tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Lru,
         Self::Lfu,
         Self::Gdsf,
@@ -95,6 +103,10 @@ impl Contestant {
         Self::Oracle,
         Self::GuildhallOrdered,
         Self::Guildhall,
+        Self::GuildhallSession,
+        Self::GuildhallPopularity,
+        Self::GuildhallMarkov,
+        Self::GuildhallPredicting,
     ];
 
     /// Its name on the command line and in results.
@@ -110,11 +122,16 @@ impl Contestant {
             Self::Oracle => "oracle",
             Self::GuildhallOrdered => "guildhall-ordered",
             Self::Guildhall => "guildhall",
+            Self::GuildhallSession => "guildhall-session",
+            Self::GuildhallPopularity => "guildhall-popularity",
+            Self::GuildhallMarkov => "guildhall-markov",
+            Self::GuildhallPredicting => "guildhall-predicting",
         }
     }
 
     fn runs(self) -> Runs {
         let fifo = |evict| Runs::Baseline(Style { evict, batch: false, prefetch: false });
+        let free = |prediction| Runs::Production(Order::Free, prediction);
         let batch = |evict, prefetch| Runs::Baseline(Style { evict, batch: true, prefetch });
         match self {
             Self::Lru => fifo(Evict::Lru),
@@ -125,8 +142,12 @@ impl Contestant {
             Self::LookAheadGdsf => batch(Evict::LookAheadGdsf, true),
             Self::Reorder => batch(Evict::Lru, false),
             Self::Oracle => batch(Evict::Belady, true),
-            Self::GuildhallOrdered => Runs::Production(Order::Kept),
-            Self::Guildhall => Runs::Production(Order::Free),
+            Self::GuildhallOrdered => Runs::Production(Order::Kept, Prediction::only(None)),
+            Self::Guildhall => free(Prediction::only(None)),
+            Self::GuildhallSession => free(Prediction::only(Some(PredictionSource::Session))),
+            Self::GuildhallPopularity => free(Prediction::only(Some(PredictionSource::Popularity))),
+            Self::GuildhallMarkov => free(Prediction::only(Some(PredictionSource::Markov))),
+            Self::GuildhallPredicting => free(Prediction::all()),
         }
     }
 }
@@ -139,7 +160,7 @@ impl fmt::Display for Contestant {
 
 enum Runs {
     Baseline(Style),
-    Production(Order),
+    Production(Order, Prediction),
 }
 
 /// What things take.
@@ -215,6 +236,8 @@ pub struct Outcome {
     /// How long a request waited most after it had become the first, in seconds, timed; only the production decisions
     /// say so.
     pub longest_first_s: Option<f64>,
+    /// What became of the loads that were predicted, timed; `None` where nothing predicts.
+    pub prefetched: Option<Prefetched>,
     /// The offered load of the timed run: one request's time by the mean time between two.
     pub offered_load: f64,
     /// Where all this comes from.
@@ -245,6 +268,7 @@ pub fn simulate(
         capacity: capacity(trace, contestant, hbm_experts, cost)?,
         timed_loads_per_1000: timed.loads_per_1000,
         longest_first_s: timed.longest_first_s,
+        prefetched: timed.prefetched,
         offered_load,
         source: "simulated",
     })
@@ -265,7 +289,7 @@ pub fn loads_per_1000(
             baseline::reordered(trace, hbm_experts, WINDOW)
         }
         Runs::Baseline(style) => baseline::in_order(trace, hbm_experts, style.evict, WINDOW),
-        Runs::Production(order) => ours::untimed(trace, hbm_experts, cost, order, WINDOW)?,
+        Runs::Production(order, _) => ours::untimed(trace, hbm_experts, cost, order, WINDOW)?,
     })
 }
 
@@ -284,7 +308,7 @@ pub fn capacity(
     for _ in 0..CAPACITY_STEPS {
         let middle = f64::sqrt(low * high);
         let arrivals = random_clock(requests.len(), cost.request_s / middle);
-        let timed = on_clock(requests, &arrivals, trace.expert_count, contestant, hbm_experts, cost)?;
+        let timed = on_clock(trace, requests.len(), &arrivals, contestant, hbm_experts, cost)?;
         if timed.p99_wait_s <= cost.fair_wait_s() {
             low = middle;
         } else {
@@ -311,20 +335,25 @@ fn timed(
         }
         _ => random_clock(requests.len(), between),
     };
-    on_clock(requests, &arrivals, trace.expert_count, contestant, hbm_experts, cost)
+    on_clock(trace, requests.len(), &arrivals, contestant, hbm_experts, cost)
 }
 
 fn on_clock(
-    requests: &[u32],
+    trace: &Trace,
+    count: usize,
     arrivals: &[f64],
-    experts: usize,
     contestant: Contestant,
     hbm_experts: usize,
     cost: &Cost,
 ) -> Result<Timed, SimError> {
+    let (requests, experts) = (&trace.experts[..count], trace.expert_count);
     match contestant.runs() {
         Runs::Baseline(style) => Ok(clocked::run(requests, arrivals, experts, hbm_experts, cost, style)),
-        Runs::Production(order) => ours::clocked(requests, arrivals, experts, hbm_experts, cost, order),
+        Runs::Production(order, prediction) => {
+            let sessions = trace.sessions.as_ref().map(|sessions| &sessions[..count]);
+            let requests = ours::Requests { experts: requests, sessions, arrivals_s: arrivals };
+            ours::clocked(&requests, experts, hbm_experts, cost, order, prediction)
+        }
     }
 }
 
@@ -347,6 +376,7 @@ struct Timed {
     p99_wait_s: f64,
     loads_per_1000: f64,
     longest_first_s: Option<f64>,
+    prefetched: Option<Prefetched>,
 }
 
 impl Timed {
@@ -358,6 +388,7 @@ impl Timed {
             stall_ms_per_request: 1000.0 * stall_s / requests,
             p99_wait_s: quantile(&waits_s, 0.99),
             longest_first_s: None,
+            prefetched: None,
             loads_per_1000: 1000.0 * f64::from(loads) / requests,
         }
     }

@@ -1,5 +1,7 @@
 //! `guildhall sim ...`: decisions tried out on recorded requests.
 
+mod placement;
+
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -14,6 +16,9 @@ pub(super) enum Sim {
     /// How often experts would be loaded and how long requests would wait for them, by policy. Everything is
     /// simulated: one executor, and one channel that carries one load at a time.
     Tiers(Args),
+    /// Which experts to keep together on each of several nodes, learnt from the first half of recorded requests, and the
+    /// loads of the second half beside those of other placements. Everything is simulated.
+    Placement(placement::Args),
 }
 
 /// All policies.
@@ -68,7 +73,13 @@ fn positive(text: &str) -> Result<f64, String> {
 
 /// Simulates.
 pub(super) fn run(command: &Sim) -> Result<(), Failure> {
-    let Sim::Tiers(args) = command;
+    match command {
+        Sim::Tiers(args) => run_tiers(args),
+        Sim::Placement(args) => placement::run(args),
+    }
+}
+
+fn run_tiers(args: &Args) -> Result<(), Failure> {
     let trace = Trace::read(&args.trace).map_err(|error| Failure::Usage(error.to_string()))?;
     let cost = Cost {
         expert_bytes: (args.expert_gb * 1e9).max(1.0) as u64,

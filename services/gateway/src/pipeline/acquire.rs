@@ -8,6 +8,7 @@ use experts::{CallError, CallErrorKind, Expert};
 use tiers::owner::{Ask, Denied, Found, Held, Why};
 use tokio::time::Instant;
 
+use super::decode::Decoded;
 use super::route::Trace;
 use super::{Pipeline, micros};
 use crate::decision::{Attempt, Residency};
@@ -18,9 +19,19 @@ impl Pipeline {
     ///
     /// # Errors
     /// 503 with a time to try again where it cannot be had in time; the next candidate may be.
-    pub(super) async fn acquire(&self, expert: &Expert, trace: &mut Trace) -> Result<Option<Held>, ApiError> {
+    pub(super) async fn acquire(
+        &self,
+        expert: &Expert,
+        request: &Decoded,
+        trace: &mut Trace,
+    ) -> Result<Option<Held>, ApiError> {
         let Some(pool) = self.pools.of(expert.id()) else { return Ok(None) };
-        let ask = Ask { expert: expert.id(), tenant: tenant(trace), deadline: trace.deadline };
+        let ask = Ask {
+            expert: expert.id(),
+            tenant: tenant(trace),
+            session: request.affinity(),
+            deadline: trace.deadline,
+        };
         let began = Instant::now();
         // Boxed: most requests have nothing to wait for here, and should not carry the room for it.
         match Box::pin(pool.acquire(ask)).await {

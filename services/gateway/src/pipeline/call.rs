@@ -55,7 +55,7 @@ impl Pipeline {
                     continue;
                 }
             };
-            let lease = match self.acquire(expert, trace).await {
+            let lease = match self.acquire(expert, request, trace).await {
                 Ok(lease) => lease,
                 Err(error) => {
                     failure = Some(error);
@@ -82,7 +82,7 @@ impl Pipeline {
                     request_id: &context.request_id,
                     deadline: trace.deadline,
                     timeouts: target.timeouts(),
-                    affinity: Some(request.conversation).filter(|digest| *digest != 0),
+                    affinity: request.affinity(),
                     seed: context.id.0,
                 })
                 .await;

@@ -100,6 +100,11 @@ pub fn decode(operation: Operation, body: Bytes, max_depth: usize) -> Result<Dec
 }
 
 impl Decoded {
+    /// The conversation that the request belongs to, where it tells.
+    pub(super) fn affinity(&self) -> Option<u64> {
+        Some(self.conversation).filter(|digest| *digest != 0)
+    }
+
     /// Keeps the body; one that names no model gets the default route's name, so that there is a place to
     /// put the expert's.
     fn with_body(mut self, body: Bytes) -> Self {

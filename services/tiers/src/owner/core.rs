@@ -14,8 +14,8 @@ use super::watch::{Event, Found, Outcome, Watch, Why};
 use super::{Denied, PoolError, PoolSpec, Shared, Timing};
 use crate::driver::{self, DriverError, ErrorKind, Residence};
 use crate::residency::{
-    Action, Applied, Cause, Conflict, ExpertIndex, Generation, NewRequest, Phase, Queue, Reason, State, Tier,
-    Waiting, admit, bring, decide, estimate_us, wake,
+    Action, Applied, Cause, Conflict, ExpertIndex, Generation, NewRequest, Phase, Predictor, Queue, Reason,
+    State, Tier, Waiting, admit, bring, decide, estimate_us, prefetch, wake,
 };
 
 /// An expert loaded so soon after it was removed was removed too early.
@@ -30,6 +30,7 @@ const REFUSED_US: u64 = 30_000_000;
 pub(super) struct Core {
     pub(super) state: State,
     pub(super) queue: Queue,
+    pub(super) predictor: Predictor,
     waiters: HashMap<u64, Waiter>,
     next_id: u64,
     /// Transitions that began and that no driver has been told of.
@@ -52,6 +53,7 @@ pub(super) struct Core {
 pub(super) struct Place {
     pub(super) expert: ExpertIndex,
     pub(super) tenant: u32,
+    pub(super) session: Option<u64>,
     pub(super) deadline_us: Option<u64>,
 }
 
@@ -127,6 +129,7 @@ impl Core {
         }
         Ok(Self {
             marks: vec![Mark::default(); state.len()],
+            predictor: Predictor::new(state.len()),
             state,
             queue,
             waiters: HashMap::new(),
@@ -150,7 +153,7 @@ impl Core {
         to: oneshot::Sender<Result<Held, Denied>>,
         watch: &dyn Watch,
     ) -> Result<u64, Denied> {
-        let Place { expert, tenant, deadline_us } = place;
+        let Place { expert, tenant, session, deadline_us } = place;
         let id = self.next_id;
         let closed = [(self.stopped, Why::Stopped), (self.draining, Why::Draining)];
         let admitted = match closed.into_iter().find(|(closed, _)| *closed) {
@@ -171,6 +174,9 @@ impl Core {
         self.next_id += 1;
         let found = self.found(expert);
         self.queue.push(waiting);
+        if self.predicts() {
+            self.predictor.requested(now_us, &self.state, expert, session);
+        }
         self.state.requested(expert);
         self.waiters.insert(id, Waiter { waiting, found, to });
         Ok(id)
@@ -218,15 +224,23 @@ impl Core {
             return;
         }
         loop {
-            let actions = decide(now_us, &self.state, &self.queue);
-            if !actions.is_empty() {
-                if self.carry(now_us, &actions, shared).is_err() {
-                    return;
+            let mut actions = decide(now_us, &self.state, &self.queue);
+            if actions.is_empty() {
+                if self.grant_wishes(now_us, shared) {
+                    continue;
                 }
-            } else if !self.grant_wishes(now_us, shared) {
+                actions = prefetch(now_us, &self.state, &self.queue, &self.predictor);
+            }
+            if actions.is_empty() || self.carry(now_us, &actions, shared).is_err() {
                 return;
             }
         }
+    }
+
+    /// Whether anything may be loaded before it is asked for; without that nothing is remembered for it.
+    fn predicts(&self) -> bool {
+        let prediction = &self.state.policy().prediction;
+        prediction.session || prediction.popularity || prediction.markov
     }
 
     /// Applies actions.
@@ -244,6 +258,9 @@ impl Core {
             let applied = self.state.apply(now_us, action);
             debug_assert!(applied.is_ok(), "{action:?}: {applied:?}");
             let applied = applied?;
+            if self.predicts() {
+                self.predictor.applied(now_us, &self.state, action);
+            }
             self.note(now_us, action, shared);
             match (applied, action) {
                 (Applied::Leased(lease), Action::Dispatch { expert, requests, .. }) => {

@@ -12,8 +12,8 @@ use super::Pool;
 use super::operate::OperationError;
 use crate::driver::Caps;
 use crate::residency::{
-    Action, Applied, Cause, ExpertIndex, NewRequest, Phase, Pin, Policy, Queue, Reason, Source, State, Tier,
-    admit, decide, estimate_us, estimates_us,
+    Action, Applied, Cause, ExpertIndex, NewRequest, Phase, Pin, Policy, PredictionSource, Prefetched, Queue,
+    Reason, Source, State, Tier, admit, decide, estimate_us, estimates_us,
 };
 
 /// Records kept.
@@ -107,8 +107,23 @@ pub struct PoolStatus {
     pub experts: Vec<ExpertStatus>,
     /// Who moves them.
     pub drivers: Vec<DriverStatus>,
+    /// What became of experts that were loaded before anybody asked, by what predicted that; empty where nothing does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub predictions: Vec<PredictionStatus>,
     /// How it is scheduled.
     pub policy: Policy,
+}
+
+/// A source of predictions.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PredictionStatus {
+    /// Which.
+    pub source: PredictionSource,
+    /// Whether it may load experts now; a source that wasted too many loads may not for a while.
+    pub trusted: bool,
+    /// What became of its loads.
+    #[serde(flatten)]
+    pub loads: Prefetched,
 }
 
 /// The bytes of a tier.
@@ -307,6 +322,15 @@ impl Pool {
             links: links.collect(),
             experts: experts.collect(),
             drivers: drivers.collect(),
+            predictions: PredictionSource::ALL
+                .into_iter()
+                .filter(|source| core.state.policy().prediction.allows(*source))
+                .map(|source| PredictionStatus {
+                    source,
+                    trusted: core.predictor.trusts(source, now_us),
+                    loads: core.predictor.prefetched(source),
+                })
+                .collect(),
             policy: core.state.policy().clone(),
         }
     }

@@ -127,19 +127,21 @@ impl World {
 
     pub(super) async fn acquire(&self, expert: &str) -> Result<Held, Denied> {
         let expert = id(expert);
-        self.pool.acquire(Ask { expert: &expert, tenant: 0, deadline: None }).await
+        self.pool.acquire(Ask { expert: &expert, tenant: 0, session: None, deadline: None }).await
     }
 
     pub(super) async fn within(&self, expert: &str, patience: Duration) -> Result<Held, Denied> {
         let expert = id(expert);
         let deadline = Some(Instant::now() + patience);
-        self.pool.acquire(Ask { expert: &expert, tenant: 0, deadline }).await
+        self.pool.acquire(Ask { expert: &expert, tenant: 0, session: None, deadline }).await
     }
 
     /// A request on its way, in a task of its own.
     pub(super) fn request(&self, expert: &str) -> JoinHandle<Result<Held, Denied>> {
         let (pool, expert) = (self.pool.clone(), id(expert));
-        tokio::spawn(async move { pool.acquire(Ask { expert: &expert, tenant: 0, deadline: None }).await })
+        tokio::spawn(async move {
+            pool.acquire(Ask { expert: &expert, tenant: 0, session: None, deadline: None }).await
+        })
     }
 
     pub(super) fn phase(&self, expert: &str) -> String {

@@ -3,6 +3,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::expert::ExpertIndex;
+use super::predict::PredictionSource;
 use super::tier::Tier;
 
 /// Something to do, and why.
@@ -75,6 +76,11 @@ pub enum Cause {
     Demand,
     /// Someone waits for it.
     Prefetch,
+    /// Nobody asked for it yet, but that is likely.
+    Predicted {
+        /// Who said so.
+        source: PredictionSource,
+    },
     /// An operator asked for it.
     Admin,
 }
@@ -102,6 +108,11 @@ pub enum Reason {
     },
     /// It goes to the host's memory, because there is no room nearer.
     NearerOnly,
+    /// It is likely to be asked for next.
+    Expected {
+        /// How likely the next request is for it, from 0 to 1.
+        chance: f64,
+    },
     /// Of those that nobody waits for it is worth least: share of the requests to come, times what loading it again
     /// takes, by its bytes.
     LeastValue {
@@ -145,6 +156,9 @@ impl fmt::Display for Reason {
                     seconds(waited_us),
                     seconds(load_us)
                 )
+            }
+            Self::Expected { chance } => {
+                write!(f, "the next request is for it with a chance of {:.1} %", 100.0 * chance)
             }
             Self::NearerOnly => f.write_str("there is no room nearer"),
             Self::LeastValue { value } => {

@@ -96,6 +96,12 @@ fn lead_us(state: &State, expert: ExpertIndex) -> u64 {
     (state.ready_us(entry) + state.mean_batch_us()) as u64
 }
 
+/// Room for an expert that nobody waits for, where [`decide()`] has nothing to do.
+pub(super) fn spare_room(now_us: u64, state: &State, queue: &Queue, entry: &Entry) -> Room {
+    let plan = Plan { now_us, state, queue, actions: Vec::new(), serving: Vec::new() };
+    plan.room(entry, entry.nearest(), entry.serves, Force::Soft)
+}
+
 struct Plan<'a> {
     now_us: u64,
     state: &'a State,

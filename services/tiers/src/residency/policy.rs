@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use super::predict::Prediction;
+
 /// Whether requests may overtake each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -33,6 +35,8 @@ pub struct Policy {
     pub prefetch: bool,
     /// What goes first, when something has to.
     pub victims: Victims,
+    /// What may be loaded although nobody asks for it, where `prefetch` is on.
+    pub prediction: Prediction,
     /// Most requests of a batch; at least 1. A batch ends with its last request. With 1 each request counts by itself,
     /// which is right for servers that batch by themselves.
     pub batch_max: u32,
@@ -59,6 +63,7 @@ impl Default for Policy {
             order: Order::Free,
             prefetch: true,
             victims: Victims::Value,
+            prediction: Prediction::default(),
             batch_max: 1,
             executors: 64,
             bound_us: 5_000_000,

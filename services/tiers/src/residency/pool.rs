@@ -178,6 +178,8 @@ impl PoolSpec {
             ("queue_max", policy.queue_max == 0, "at least 1"),
             ("min_residency_loads", !sound(policy.min_residency_loads), "a number of at least 0"),
             ("tenant_allowance_s", !sound(policy.tenant_allowance_s), "a number of at least 0"),
+            ("prediction.ttl_us", policy.prediction.ttl_us == 0, "at least 1"),
+            ("prediction.waste_max", !(0.0..=1.0).contains(&policy.prediction.waste_max), "from 0 to 1"),
         ];
         match wrong.into_iter().find(|(_, wrong, _)| *wrong) {
             Some((name, _, range)) => Err(PoolError::Policy { name, range }),

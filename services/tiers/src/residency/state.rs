@@ -122,6 +122,8 @@ pub(super) struct Entry {
     /// Resident adapters of which it is the base.
     pub(super) dependants: u32,
     pub(super) hot_since_us: u64,
+    /// It was loaded by prediction, and nobody has asked for it since: it may go at once.
+    pub(super) unasked: bool,
     pub(super) used_us: u64,
     pub(super) batch_us: f64,
 }
@@ -355,14 +357,23 @@ impl State {
         journey.links & self.full_links == 0
     }
 
+    /// Whether nothing is under way on a journey's links.
+    pub(super) fn is_idle(&self, journey: &Journey) -> bool {
+        (0..).zip(&self.links).all(|(i, link): (u32, _)| journey.links & (1 << i) == 0 || link.busy() == 0)
+    }
+
     /// What removing a copy costs: how often its expert will be asked for, times what loading it again takes, for
     /// each of its bytes.
     pub(super) fn value(&self, expert: ExpertIndex, tier: Tier) -> f64 {
+        let bytes = self.experts[expert.at()].copies[tier.index()].unwrap_or(0).max(1) as f64;
+        self.popularity.share(expert) * self.reload_us(expert, tier) / bytes
+    }
+
+    /// What loading a copy again would take, in microseconds.
+    pub(super) fn reload_us(&self, expert: ExpertIndex, tier: Tier) -> f64 {
         let entry = &self.experts[expert.at()];
         let farther = Tier::ALL.into_iter().find(|t| *t > tier && entry.copies[t.index()].is_some());
-        let reload = self.journey(entry, farther.unwrap_or(entry.home), tier).us;
-        let bytes = entry.copies[tier.index()].unwrap_or(0).max(1) as f64;
-        self.popularity.share(expert) * reload / bytes
+        self.journey(entry, farther.unwrap_or(entry.home), tier).us
     }
 
     /// Where too much was loaded of late into a tier, whether it would hold an expert if recency had ruled.
@@ -404,6 +415,12 @@ impl State {
     /// Whether the limit on loads leaves one.
     pub(super) fn may_load(&self, now_us: u64) -> bool {
         self.policy.loads_per_minute == 0 || self.tokens_at(now_us) >= 1.0
+    }
+
+    /// Whether the limit on loads leaves more than half, so that one that nobody waits for takes nobody's turn.
+    pub(super) fn may_spare_load(&self, now_us: u64) -> bool {
+        let most = f64::from(self.policy.loads_per_minute);
+        self.policy.loads_per_minute == 0 || self.tokens_at(now_us) >= 1.0 + most / 2.0
     }
 
     fn tokens_at(&self, now_us: u64) -> f64 {
@@ -449,6 +466,7 @@ impl Entry {
             pin: Pin::None,
             dependants: 0,
             hot_since_us: 0,
+            unasked: false,
             used_us: 0,
             batch_us: spec.batch_us as f64,
             spec: Arc::new(spec),

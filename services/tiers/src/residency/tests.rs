@@ -1,3 +1,4 @@
+mod prediction;
 mod properties;
 mod scenarios;
 

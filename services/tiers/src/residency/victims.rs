@@ -223,7 +223,7 @@ fn has_stayed(now_us: u64, state: &State, expert: ExpertIndex, tier: Tier) -> bo
 /// Until when an expert stays in the tier that it answers from.
 pub(super) fn stays_until_us(state: &State, expert: ExpertIndex, tier: Tier) -> u64 {
     let entry = &state.experts[expert.at()];
-    if tier != entry.serves {
+    if tier != entry.serves || entry.unasked {
         return 0;
     }
     let farther = Tier::ALL.into_iter().find(|other| *other > tier && entry.copy(*other).is_some());

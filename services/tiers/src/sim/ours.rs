@@ -9,7 +9,8 @@ use super::trace::Trace;
 use super::{Cost, SimError, Timed};
 use crate::residency::{
     Action, Applied, ExpertIndex, ExpertSpec, Generation, Kind, Lease, LinkSpec, Order, Policy, PoolSpec,
-    Queue, Source, State, Tier, TierSpec, Waiting, decide, wake,
+    Prediction, PredictionSource, Predictor, Queue, Source, State, Tier, TierSpec, Waiting, decide, prefetch,
+    wake,
 };
 
 /// A pool of experts of one size, all in the host's memory, of which `places` fit on the accelerator.
@@ -108,23 +109,35 @@ enum Event {
     Load(ExpertIndex, Generation),
 }
 
-/// Runs requests with their times of arrival, in seconds.
+/// Requests in the order in which they come.
+pub(super) struct Requests<'a> {
+    pub(super) experts: &'a [u32],
+    /// Their conversations, where they are known.
+    pub(super) sessions: Option<&'a [u64]>,
+    /// When they come, in seconds.
+    pub(super) arrivals_s: &'a [f64],
+}
+
+/// Runs requests for a pool of `experts`, of which `places` fit.
 pub(super) fn clocked(
-    requests: &[u32],
-    arrivals: &[f64],
+    requests: &Requests<'_>,
     experts: usize,
     places: usize,
     cost: &Cost,
     order: Order,
+    prediction: Prediction,
 ) -> Result<Timed, SimError> {
+    let predicts = prediction != Prediction::default();
     let policy = Policy {
         order,
+        prediction,
         bound_us: micros(cost.bound_s),
         batch_max: cost.batch_max,
         executors: 1,
         ..Policy::default()
     };
     Run {
+        predictor: predicts.then(|| Predictor::new(experts)),
         bound_us: policy.bound_us,
         queue: Queue::new(experts, policy.batch_max),
         state: State::new(pool(experts, places, cost, policy)?)?,
@@ -132,7 +145,7 @@ pub(super) fn clocked(
         events: BinaryHeap::new(),
         pending: BTreeMap::new(),
         next: 0,
-        waits: Vec::with_capacity(requests.len()),
+        waits: Vec::with_capacity(requests.experts.len()),
         loads: 0,
         hits: 0,
         stall_us: 0,
@@ -140,13 +153,14 @@ pub(super) fn clocked(
         first: None,
         longest_first_us: 0,
     }
-    .through(requests, arrivals)
+    .through(requests)
 }
 
 struct Run<'a> {
     bound_us: u64,
     queue: Queue,
     state: State,
+    predictor: Option<Predictor>,
     cost: &'a Cost,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     pending: BTreeMap<u64, Event>,
@@ -163,10 +177,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn through(mut self, requests: &[u32], arrivals: &[f64]) -> Result<Timed, SimError> {
+    fn through(mut self, requests: &Requests<'_>) -> Result<Timed, SimError> {
+        let arrivals = requests.arrivals_s;
         let mut read = 0;
         let mut now = 0_u64;
-        while self.waits.len() < requests.len() {
+        while self.waits.len() < requests.experts.len() {
             let arrival = arrivals.get(read).map(|at| micros(*at));
             let event = self.events.peek().map(|Reverse((at, _))| *at);
             let waking = wake(now, &self.state, &self.queue);
@@ -182,16 +197,23 @@ impl Run<'_> {
             while let Some(at) = arrivals.get(read).map(|at| micros(*at))
                 && at <= now
             {
-                let expert = ExpertIndex(requests[read]);
+                let expert = ExpertIndex(requests.experts[read]);
                 let due_us = at + self.bound_us;
                 self.queue.push(Waiting { id: read as u64, expert, tenant: 0, arrived_us: at, due_us });
+                if let Some(predictor) = &mut self.predictor {
+                    let session = requests.sessions.map(|sessions| sessions[read]);
+                    predictor.requested(at, &self.state, expert, session);
+                }
                 self.state.requested(expert);
                 read += 1;
             }
             self.act(now)?;
         }
         let timed = Timed::new(self.loads, self.hits, self.stall_us as f64 / 1e6, self.waits);
-        Ok(Timed { longest_first_s: Some(self.longest_first_us as f64 / 1e6), ..timed })
+        let prefetched = self.predictor.as_ref().map(|predictor| {
+            PredictionSource::ALL.map(|source| predictor.prefetched(source)).into_iter().sum()
+        });
+        Ok(Timed { longest_first_s: Some(self.longest_first_us as f64 / 1e6), prefetched, ..timed })
     }
 
     fn running(&self) -> usize {
@@ -216,12 +238,19 @@ impl Run<'_> {
     fn act(&mut self, now: u64) -> Result<(), SimError> {
         loop {
             self.note_first(now);
-            let actions = decide(now, &self.state, &self.queue);
+            let mut actions = decide(now, &self.state, &self.queue);
+            if let (true, Some(predictor)) = (actions.is_empty(), &self.predictor) {
+                actions = prefetch(now, &self.state, &self.queue, predictor);
+            }
             if actions.is_empty() {
                 return Ok(());
             }
             for action in &actions {
-                match (self.state.apply(now, action)?, action) {
+                let applied = self.state.apply(now, action)?;
+                if let Some(predictor) = &mut self.predictor {
+                    predictor.applied(now, &self.state, action);
+                }
+                match (applied, action) {
                     (Applied::Leased(lease), Action::Dispatch { expert, requests, .. }) => {
                         let batch = self.queue.take(*expert, *requests);
                         for request in &batch {

@@ -146,6 +146,31 @@ fn recency_rules_where_popularity_misleads() {
 }
 
 #[test]
+fn what_follows_is_there_before_it_is_asked_for() {
+    // Forty experts in a fixed order, one a second, and sixteen places: recency and popularity always miss.
+    let mut trace = Trace::from_order("steps", (0..40).collect::<Vec<u32>>().repeat(40));
+    trace.times_s = Some((0_u32..1600).map(f64::from).collect());
+    trace.sessions = Some(vec![1; 1600]);
+    let run = |contestant| timed(&trace, contestant, PLACES, &Cost::default(), 0.093).unwrap();
+    let (without, with) = (run(Contestant::Guildhall), run(Contestant::GuildhallMarkov));
+    let prefetched = with.prefetched.unwrap();
+    assert!(with.hit_rate > without.hit_rate + 0.2, "{without:?}, {with:?}");
+    assert!(prefetched.used > 20 * (prefetched.wasted + prefetched.late), "{prefetched:?}");
+    assert_eq!(without.prefetched, None);
+}
+
+#[test]
+fn predictions_that_do_not_come_true_end() {
+    // Drawn without any order: every prediction beyond popularity is wrong.
+    let mut chance = Chance::new(5);
+    let trace = Trace::from_order("drawn", (0..6_000).map(|_| (chance.even() * 60.0) as u32).collect());
+    let run = |contestant| timed(&trace, contestant, PLACES, &Cost::default(), 0.1).unwrap();
+    let (without, with) = (run(Contestant::Guildhall), run(Contestant::GuildhallPredicting));
+    assert!(with.prefetched.unwrap().wasted < 150, "{with:?}");
+    assert!(with.hit_rate > without.hit_rate - 0.01, "{without:?}, {with:?}");
+}
+
+#[test]
 fn outcomes_become_tables_and_pictures() {
     let trace = Trace::from_order("a<b", [0, 1, 2, 1].repeat(100));
     let outcomes: Vec<Outcome> = [Contestant::Lru, Contestant::Guildhall]
@@ -215,12 +240,15 @@ proptest! {
     }
 
     #[test]
-    fn nobody_starves_on_the_clock((requests, places) in made_up(), load in 0.05..5.0_f64) {
+    fn nobody_starves_on_the_clock((requests, places) in made_up(), load in 0.05..5.0_f64, predicts: bool) {
         let cost = Cost::default();
         let requests = &requests[..requests.len().min(600)];
         let experts = requests.iter().max().map_or(0, |most| *most as usize + 1);
         let arrivals = random_clock(requests.len(), cost.request_s / load);
-        let run = ours::clocked(requests, &arrivals, experts, places, &cost, Order::Free).unwrap();
+        let sessions: Vec<u64> = (0..requests.len() as u64).map(|i| i * 7 % 11).collect();
+        let requests = ours::Requests { experts: requests, sessions: Some(&sessions), arrivals_s: &arrivals };
+        let prediction = if predicts { Prediction::all() } else { Prediction::default() };
+        let run = ours::clocked(&requests, experts, places, &cost, Order::Free, prediction).unwrap();
         let most = cost.bound_s + cost.load_s + cost.batch_s(cost.batch_max as usize);
         prop_assert!(run.longest_first_s.is_some_and(|longest| longest <= most + 1e-5));
     }

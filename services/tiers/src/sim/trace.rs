@@ -24,8 +24,12 @@ pub struct Trace {
     pub experts: Vec<u32>,
     /// How many experts there are.
     pub expert_count: usize,
+    /// What the recording calls each; empty for experts that were made up.
+    pub names: Vec<String>,
     /// When each came, in seconds, where the recording has a clock that means anything.
     pub times_s: Option<Vec<f64>>,
+    /// Which conversation each belongs to, where the recording says so.
+    pub sessions: Option<Vec<u64>>,
 }
 
 /// Why a recording could not be read.
@@ -61,6 +65,8 @@ struct Line {
     expert: Option<String>,
     /// When the request came, in seconds from any moment; all lines have it, or none.
     t_s: Option<f64>,
+    /// Its conversation, or who sent it; all lines have it, or none.
+    session: Option<String>,
     /// The same, as decision records have it: in milliseconds since 1970 UTC.
     time_ms: Option<u64>,
     /// The same, as the access log has it.
@@ -106,19 +112,29 @@ impl Trace {
             return Err(TraceError::Empty(path.to_owned()));
         }
         let expert_count = rows.experts.iter().max().map_or(0, |most| *most as usize + 1);
-        Ok(Self { name: name.to_owned(), experts: rows.experts, expert_count, times_s: rows.times_s })
+        let Rows { experts, names, times_s, sessions } = rows;
+        Ok(Self { name: name.to_owned(), experts, expert_count, names, times_s, sessions })
     }
 
     /// A trace without a clock, for tests and for requests made up.
     pub fn from_order(name: &str, experts: Vec<u32>) -> Self {
         let expert_count = experts.iter().max().map_or(0, |most| *most as usize + 1);
-        Self { name: name.to_owned(), experts, expert_count, times_s: None }
+        Self {
+            name: name.to_owned(),
+            experts,
+            expert_count,
+            names: Vec::new(),
+            times_s: None,
+            sessions: None,
+        }
     }
 }
 
 struct Rows {
     experts: Vec<u32>,
+    names: Vec<String>,
     times_s: Option<Vec<f64>>,
+    sessions: Option<Vec<u64>>,
 }
 
 fn read_text(path: &Path) -> Result<String, TraceError> {
@@ -142,11 +158,19 @@ impl Names {
         let next = self.0.len() as u32;
         *self.0.entry(name).or_insert(next)
     }
+
+    /// By number.
+    fn list(self) -> Vec<String> {
+        let mut names: Vec<(String, u32)> = self.0.into_iter().collect();
+        names.sort_by_key(|(_, number)| *number);
+        names.into_iter().map(|(name, _)| name).collect()
+    }
 }
 
 fn json_lines(path: &Path, text: &str) -> Result<Rows, TraceError> {
     let fail = |line: usize, problem: String| TraceError::Line { path: path.to_owned(), line, problem };
     let (mut names, mut experts, mut times) = (Names::default(), Vec::new(), Vec::new());
+    let (mut conversations, mut sessions) = (Names::default(), Vec::new());
     let mut logged = Vec::new();
     for (line, row) in (1..).zip(text.lines()).filter(|(_, row)| !row.trim().is_empty()) {
         let row: Line = serde_json::from_str(row).map_err(|error| fail(line, error.to_string()))?;
@@ -167,11 +191,14 @@ fn json_lines(path: &Path, text: &str) -> Result<Rows, TraceError> {
             }
             times.push(time);
         }
-        if !times.is_empty() && times.len() != experts.len() {
-            return Err(fail(
-                line,
-                "some lines have `t_s` and others do not; give it to all or to none".to_owned(),
-            ));
+        if let Some(session) = row.session {
+            sessions.push(u64::from(conversations.number(session)));
+        }
+        for (key, given) in [("t_s", times.len()), ("session", sessions.len())] {
+            if given > 0 && given != experts.len() {
+                let problem = format!("some lines have `{key}` and others do not; give it to all or to none");
+                return Err(fail(line, problem));
+            }
         }
     }
     if !logged.is_empty() && !experts.is_empty() {
@@ -182,7 +209,9 @@ fn json_lines(path: &Path, text: &str) -> Result<Rows, TraceError> {
         experts.push(names.number(expert));
         times.push(time);
     }
-    Ok(Rows { experts, times_s: (!times.is_empty()).then_some(times) })
+    let (times_s, sessions) =
+        ((!times.is_empty()).then_some(times), (!sessions.is_empty()).then_some(sessions));
+    Ok(Rows { experts, names: names.list(), times_s, sessions })
 }
 
 fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
@@ -199,25 +228,35 @@ fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
             return Err(TraceError::Line { path: path.to_owned(), line, problem });
         }
     }
-    let named = |key: &dyn Fn(&[&str]) -> String, keep: &dyn Fn(&[&str]) -> bool| -> Vec<u32> {
-        let mut names = Names::default();
-        rows.iter().filter(|row| keep(row)).map(|row| names.number(key(row))).collect()
-    };
+    let numbered =
+        |key: &dyn Fn(&[&str]) -> String, keep: &dyn Fn(&[&str]) -> bool| -> (Vec<u32>, Vec<String>) {
+            let mut names = Names::default();
+            let numbers = rows.iter().filter(|row| keep(row)).map(|row| names.number(key(row))).collect();
+            (numbers, names.list())
+        };
+    let mut sessions = None;
     // The clock of the image requests is left out: it belongs to a work that takes tens of seconds.
     let images = column("n_images").is_some();
     let times = column("t_s").filter(|_| !images);
-    let experts = match (model, loras, adapter, runs) {
-        (Some(model), Some(loras), ..) => named(&|row| format!("{}|{}", row[model], row[loras]), &|_| true),
-        // A request whose model nobody recorded is left out.
-        (Some(model), ..) => named(&|row| row[model].to_owned(), &|row| !row[model].is_empty()),
-        (_, _, Some(adapter), _) => named(&|row| row[adapter].to_owned(), &|_| true),
-        (.., Some(runs)) => {
-            let sessions = named(&|row| conversation(row[runs]), &|_| true);
-            let count = sessions.iter().max().map_or(0, |most| *most as usize + 1);
-            let drawn = draw(path, count)?;
-            sessions.iter().map(|session| drawn[*session as usize]).collect()
+    let (experts, names) = match (model, loras, adapter, runs) {
+        (Some(model), Some(loras), ..) => {
+            numbered(&|row| format!("{}|{}", row[model], row[loras]), &|_| true)
         }
-        _ if column("in_tokens").is_some() => draw(path, rows.len())?,
+        // A request whose model nobody recorded is left out.
+        (Some(model), ..) => {
+            let keep = |row: &[&str]| !row[model].is_empty();
+            sessions = column("session").map(|session| numbered(&|row| row[session].to_owned(), &keep).0);
+            numbered(&|row| row[model].to_owned(), &keep)
+        }
+        (_, _, Some(adapter), _) => numbered(&|row| row[adapter].to_owned(), &|_| true),
+        (.., Some(runs)) => {
+            let (numbers, _) = numbered(&|row| conversation(row[runs]), &|_| true);
+            let count = numbers.iter().max().map_or(0, |most| *most as usize + 1);
+            let drawn = draw(path, count)?;
+            sessions = Some(numbers.clone());
+            (numbers.iter().map(|number| drawn[*number as usize]).collect(), Vec::new())
+        }
+        _ if column("in_tokens").is_some() => (draw(path, rows.len())?, Vec::new()),
         _ => {
             let problem = format!("no column says which expert a request is for: {}", heading.join(","));
             return Err(TraceError::Line { path: path.to_owned(), line: 1, problem });
@@ -237,7 +276,8 @@ fn table(path: &Path, text: &str) -> Result<Rows, TraceError> {
         }
         _ => None,
     };
-    Ok(Rows { experts, times_s })
+    let sessions = sessions.map(|numbers| numbers.into_iter().map(u64::from).collect());
+    Ok(Rows { experts, names, times_s, sessions })
 }
 
 /// What a conversation begins with: the first block after the one that all share.
@@ -288,6 +328,7 @@ mod tests {
         let trace = trace.unwrap();
         assert_eq!(trace.name, "mine");
         assert_eq!(trace.experts, [0, 1, 0]);
+        assert_eq!(trace.names, ["a", "b"]);
         assert_eq!(trace.times_s, Some(vec![1.0, 1.5, 2.0]));
     }
 
@@ -312,6 +353,10 @@ mod tests {
             ("{\"expert\":\"a\"}\n{\"model\":\"b\"}\n", "line 2: missing field `expert`"),
             ("{\"expert\":\"a\",\"t_s\":2}\n{\"expert\":\"b\",\"t_s\":1}\n", "line 2: `t_s` must be"),
             ("{\"expert\":\"a\"}\n{\"expert\":\"b\",\"t_s\":1}\n", "line 2: some lines have"),
+            (
+                "{\"expert\":\"a\",\"session\":\"s\"}\n{\"expert\":\"b\"}\n",
+                "line 2: some lines have `session`",
+            ),
             ("", "there are no requests"),
             ("t_s,model\n1,2\n3\n", "line 3: 1 columns, where the heading has 2"),
             ("t_s,model\nx,2\n", "line 2: `t_s` is `x`"),
@@ -326,6 +371,8 @@ mod tests {
     fn tables_are_read_by_their_columns() {
         let combos = read("x.csv", "seq,model,loras,n_images\n0,1,,1\n1,1,2+3,1\n2,1,,4\n").unwrap();
         assert_eq!((combos.experts, combos.times_s), (vec![0, 1, 0], None));
+        let users = read("x.csv", "model,session\n4,x\n,y\n4,z\n5,x\n").unwrap();
+        assert_eq!((users.experts, users.sessions), (vec![0, 0, 1], Some(vec![0, 1, 0])));
         let clients = read("x.csv", "t_s,model,base\n0.5,7,0\n1.0,9,0\n").unwrap();
         assert_eq!((clients.experts, clients.times_s), (vec![0, 1], Some(vec![0.5, 1.0])));
         assert_eq!(["0-13", "0 14-27", "5", "0 3"].map(conversation), ["1", "14", "5", "3"]);

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::owner::{Found, OperationError, SetupError, Why};
+use crate::residency::{Prediction, PredictionSource};
 
 #[tokio::test(start_paused = true)]
 async fn a_request_waits_for_its_load_and_the_next_does_not() {
@@ -148,7 +149,8 @@ async fn who_waits_when_the_pool_stops_is_told() {
     world.end().await;
     assert_eq!(waiting.await.unwrap().unwrap_err().why, Why::Stopped);
     let a = id("a");
-    let denied = pool.acquire(Ask { expert: &a, tenant: 0, deadline: None }).await.unwrap_err();
+    let denied =
+        pool.acquire(Ask { expert: &a, tenant: 0, session: None, deadline: None }).await.unwrap_err();
     assert_eq!(denied.why, Why::Stopped);
 }
 
@@ -188,7 +190,10 @@ async fn many_at_once_are_all_served() {
             let (pool, expert) = (world.pool.clone(), id(names[(i * 7 + i / 3) % 5]));
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(i as u64 * 37)).await;
-                let held = pool.acquire(Ask { expert: &expert, tenant: 0, deadline: None }).await.unwrap();
+                let held = pool
+                    .acquire(Ask { expert: &expert, tenant: 0, session: None, deadline: None })
+                    .await
+                    .unwrap();
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 drop(held);
             })
@@ -203,4 +208,27 @@ async fn many_at_once_are_all_served() {
     let status = world.pool.status();
     assert_eq!((status.running, status.waiting), (0, 0));
     world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_likely_is_there_before_it_is_asked_for() {
+    let mut found = Vec::new();
+    for prediction in [Prediction::default(), Prediction::only(Some(PredictionSource::Markov))] {
+        let mut spec = spec(&["a", "b", "c", "d"], 2);
+        spec.policy.prediction = prediction;
+        let driver = sim(&spec);
+        let world = World::new(spec, vec![driver]);
+        let mut hot = 0;
+        for expert in ["a", "b", "c", "d"].repeat(20) {
+            let expert = id(expert);
+            let ask = Ask { expert: &expert, tenant: 0, session: Some(7), deadline: None };
+            hot += u32::from(world.pool.acquire(ask).await.unwrap().found() == Found::Hot);
+            seconds(5.0).await;
+        }
+        found.push(hot);
+        let seen = world.pool.status().predictions;
+        assert!(seen.iter().all(|one| one.trusted && one.loads.used > 40), "{seen:?}");
+        world.end().await;
+    }
+    assert!(found[0] == 0 && found[1] > 40, "{found:?}");
 }

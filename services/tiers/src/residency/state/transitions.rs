@@ -4,12 +4,13 @@ use super::{
     Applied, BATCH_WEIGHT, Conflict, Entry, ExpertIndex, Generation, Lease, Move, NONE, Phase, Pin, State,
     TIERS, Tier,
 };
-use crate::residency::action::Action;
+use crate::residency::action::{Action, Cause};
 
 impl State {
     /// Notes that a request came for an expert. Call it for each, when it joins the queue.
     pub fn requested(&mut self, expert: ExpertIndex) {
-        if let Some(entry) = self.experts.get(expert.at()) {
+        if let Some(entry) = self.experts.get_mut(expert.at()) {
+            entry.unasked = false;
             let missed = !matches!(entry.phase, Phase::Hot | Phase::Draining);
             self.popularity.requested(expert, missed);
             if entry.home != entry.serves
@@ -27,8 +28,9 @@ impl State {
     pub fn apply(&mut self, now_us: u64, action: &Action) -> Result<Applied, Conflict> {
         match action {
             Action::Dispatch { expert, .. } => self.lease(now_us, *expert).map(Applied::Leased),
-            Action::Promote { expert, to, tenant, .. } => {
-                self.begin_load(now_us, *expert, *to, *tenant).map(Applied::Began)
+            Action::Promote { expert, to, tenant, cause, .. } => {
+                let generation = self.begin_load(now_us, *expert, *to, *tenant, *cause)?;
+                Ok(Applied::Began(generation))
             }
             Action::Demote { expert, from, .. } => self.begin_removal(now_us, *expert, *from),
             Action::Drain { expert, .. } => {
@@ -101,7 +103,9 @@ impl State {
         expert: ExpertIndex,
         to: Tier,
         tenant: Option<u32>,
+        cause: Cause,
     ) -> Result<Generation, Conflict> {
+        let predicted = matches!(cause, Cause::Predicted { .. });
         let entry = self.experts.get(expert.at()).ok_or(Conflict::NoExpert)?;
         let from = entry.nearest();
         if !entry.can_begin(now_us) || to >= from {
@@ -139,7 +143,10 @@ impl State {
             self.tenants.insert(tenant, (caused, now_us));
         }
         let entry = &mut self.experts[expert.at()];
+        entry.unasked = predicted;
+        // What idle channels try says nothing about whether recency would choose better victims.
         if to == entry.serves
+            && !predicted
             && let Some(recency) = &mut self.recency[to.index()]
         {
             recency.loaded(reserved[to.index()]);

@@ -14,6 +14,7 @@ struct Case {
     /// Microseconds after the one before, and for whom.
     requests: Vec<(u64, usize)>,
     bound_us: u64,
+    predicts: bool,
 }
 
 const LARGEST_GB: u64 = 20;
@@ -28,11 +29,23 @@ fn case() -> impl Strategy<Value = Case> {
         prop_oneof![4 => Just(Order::Free), 1 => Just(Order::Kept)],
         prop::option::of(0..3_usize),
         prop::collection::vec((0..1_000_000_u64, 0..100_usize), 1..150),
-        4 * SECOND..12 * SECOND,
+        (4 * SECOND..12 * SECOND, any::<bool>()),
     )
-        .prop_map(|(sizes_gb, hbm_gb, executors, frees_at_once, order, pinned, requests, bound_us)| {
-            Case { sizes_gb, hbm_gb, executors, frees_at_once, order, pinned, requests, bound_us }
-        })
+        .prop_map(
+            |(sizes_gb, hbm_gb, executors, frees_at_once, order, pinned, requests, (bound_us, predicts))| {
+                Case {
+                    sizes_gb,
+                    hbm_gb,
+                    executors,
+                    frees_at_once,
+                    order,
+                    pinned,
+                    requests,
+                    bound_us,
+                    predicts,
+                }
+            },
+        )
 }
 
 impl Case {
@@ -47,6 +60,7 @@ impl Case {
                 batch_max: 8,
                 executors: self.executors,
                 bound_us: self.bound_us,
+                prediction: if self.predicts { Prediction::all() } else { Prediction::default() },
                 ..Policy::default()
             },
             frees_at_once: self.frees_at_once,
@@ -59,6 +73,7 @@ impl Case {
         let pool = self.pool();
         let mut queue = Queue::new(self.sizes_gb.len(), pool.policy.batch_max);
         let mut state = State::new(pool).unwrap();
+        let mut predictor = Predictor::new(self.sizes_gb.len());
         if let Some(pinned) = self.pinned {
             state.pin(ExpertIndex(pinned as u32), Pin::Hard).unwrap();
         }
@@ -73,8 +88,12 @@ impl Case {
                     longest = longest.max(first.map_or(0, |(_, since)| now - since));
                     first = front.map(|id| (id, now));
                 }
-                let actions = decide(now, &state, &queue);
+                let mut actions = decide(now, &state, &queue);
                 assert_eq!(actions, decide(now, &state, &queue), "the same input, the same decision");
+                if actions.is_empty() {
+                    actions = prefetch(now, &state, &queue, &predictor);
+                    assert_eq!(actions, prefetch(now, &state, &queue, &predictor), "the same prediction");
+                }
                 if actions.is_empty() {
                     break;
                 }
@@ -86,6 +105,7 @@ impl Case {
                         assert_eq!(state.leases(*expert), 0, "a leased expert goes");
                     }
                     let applied = state.apply(now, action).expect("decisions fit the state");
+                    predictor.applied(now, &state, action);
                     match (applied, action) {
                         (Applied::Leased(lease), Action::Dispatch { expert, requests, .. }) => {
                             let batch = queue.take(*expert, *requests);
@@ -142,6 +162,7 @@ impl Case {
                 let request =
                     NewRequest { id: next as u64, expert, tenant: (next % 3) as u32, deadline_us: None };
                 queue.push(admit(arrival, &state, &queue, request).unwrap());
+                predictor.requested(now, &state, expert, Some(next as u64 % 4));
                 state.requested(expert);
                 next += 1;
             }
