@@ -29,6 +29,7 @@ mod privacy;
 mod queues;
 mod reload;
 mod residency;
+mod residency_admin;
 mod rolling;
 mod routing;
 mod sim;

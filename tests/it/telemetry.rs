@@ -67,6 +67,25 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     rows.collect()
 }
 
+/// A pool with room for one of two experts, and one whose server is not there.
+const POOLS: &str = "pools:
+  - id: gpu0
+    tiers: [{tier: hbm, capacity: 1GB, source: simulated}, {tier: dram, capacity: 2GB}]
+    links: [{from: dram, to: hbm, bytes_per_second: 50e9}]
+    experts: [{id: near, bytes: {hbm: 1GB, dram: 1GB}}, {id: far, bytes: {hbm: 1GB, dram: 1GB}}]
+    drivers:
+      - driver:
+          kind: sim
+          experts: {near: {hbm: 1000000000, dram: 1000000000}, far: {hbm: 1000000000, dram: 1000000000}}
+          links: [{from: dram, to: hbm, bytes_per_second: 50e9}]
+  - id: gpu1
+    tiers: [{tier: hbm, capacity: 1GB}, {tier: disk, capacity: 2GB}]
+    links: [{from: disk, to: hbm, bytes_per_second: 1e9}]
+    experts: [{id: lost, bytes: {hbm: 1GB, disk: 1GB}}]
+    drivers: [{driver: {kind: ollama, server: {url: 'http://127.0.0.1:1'}, models: {lost: lost}}}]
+    policy: {bound_us: 100000}
+";
+
 fn config(url: &str, slow: &str, more: &str) -> String {
     format!(
         "router: {{load: always, bundle: '{bundle}'}}
@@ -84,7 +103,10 @@ experts:
   - {{id: writer, backend: {{kind: llm, endpoints: [{{url: '{url}'}}], health: {{path: /models}}}}, cost: {{input: 1.0, output: 1.0}}}}
   - {{id: narrow, backend: {{kind: llm, endpoints: [{{url: '{slow}'}}]}}, concurrency: {{concurrent: 1, queue: 1}}}}
   - {{id: dead, backend: {{kind: llm, endpoints: [{{url: 'http://127.0.0.1:1/v1'}}]}}}}
-{more}routes:
+  - {{id: near, backend: {{kind: llm, endpoints: [{{url: '{url}'}}]}}}}
+  - {{id: far, backend: {{kind: llm, endpoints: [{{url: '{url}'}}]}}}}
+  - {{id: lost, backend: {{kind: llm, endpoints: [{{url: '{url}'}}]}}}}
+{more}{POOLS}routes:
   - {{id: auto, policy: {{kind: coe, uncertain: {{threshold: 0.0, robust: writer}}}}, default: writer}}
   - {{id: risky, policy: {{kind: static, order: [{{expert: dead}}, {{expert: writer}}]}}, concurrency: {{concurrent: 9}}}}
 ",
@@ -127,6 +149,9 @@ async fn send_traffic(gateway: &Gateway, writer: &Mock) {
         ask("ci", "narrow", false),
         ask("ci", "narrow", false)
     );
+    for (expert, status) in [("near", 200), ("far", 200), ("near", 200), ("lost", 503)] {
+        assert_eq!(ask("ci", expert, false).await, status, "{expert}");
+    }
     let bearer = format!("Bearer {}", token("ci"));
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     let body = json!({"messages": [{"role": "user", "content": "Hi"}]}).to_string();

@@ -28,6 +28,7 @@ mod routes;
 mod schema;
 mod signals;
 mod teams;
+mod tiers;
 pub mod token;
 mod upload;
 
@@ -132,6 +133,17 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(keys::rotate))
         .routes(routes!(teams::list, teams::create))
         .routes(routes!(teams::get, teams::replace, teams::patch, teams::delete))
+        .routes(routes!(tiers::list))
+        .routes(routes!(tiers::get))
+        .routes(routes!(tiers::plan))
+        .routes(routes!(tiers::decisions))
+        .routes(routes!(tiers::promote))
+        .routes(routes!(tiers::demote))
+        .routes(routes!(tiers::pin, tiers::unpin))
+        .routes(routes!(tiers::drain))
+        .routes(routes!(tiers::resume))
+        .routes(routes!(tiers::reconcile))
+        .routes(routes!(tiers::policy, tiers::set_policy))
         .routes(routes!(operation::explain))
         .routes(routes!(decisions::list))
         .routes(routes!(decisions::get))

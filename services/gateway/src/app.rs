@@ -24,6 +24,7 @@ use crate::ids::Ids;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::fleet::Fleet;
+use crate::metrics::tiers::{PoolGauges, TierMetrics};
 use crate::pipeline::{Pipeline, now_ms};
 use crate::problem::Problem;
 use crate::reload::Current;
@@ -132,8 +133,7 @@ impl App {
         metrics.register_collector(Box::new(Fleet { catalog: catalog.clone(), access: access.clone() }));
         let (owner, new_token) = admin_token(&config, &store, world.token_bytes)?;
         let credentials = Credentials::new(owner, &config.admin.tokens);
-        let pools = Pools::new(&config.pools, now_ms(), |_| Arc::new(tiers::owner::Silent));
-        let pools = pools.map_err(|problem| StartError::Config(ChangeError::Invalid(vec![problem])))?;
+        let pools = pools(&config, &mut metrics)?;
         pools.warn_of_unknown(&catalog.view().experts);
         let shadow = Arc::default();
         let bundles =
@@ -171,6 +171,18 @@ impl App {
             ready: Arc::default(),
         })
     }
+}
+
+/// The pools, with their metrics where there are any.
+fn pools(config: &Config, metrics: &mut MetricsRegistry) -> Result<Pools, StartError> {
+    if config.pools.is_empty() {
+        return Ok(Pools::default());
+    }
+    let counters = TierMetrics::register(metrics);
+    let pools = Pools::new(&config.pools, now_ms(), |pool| counters.watch(pool));
+    let pools = pools.map_err(|problem| StartError::Config(ChangeError::Invalid(vec![problem])))?;
+    metrics.register_collector(Box::new(PoolGauges(pools.clone())));
+    Ok(pools)
 }
 
 /// Without keys, requests are welcome from this machine, from those whose certificate was checked, and where

@@ -54,6 +54,8 @@ enum Command {
     Bundles(Box<admin_client::bundles::Args>),
     /// List, add and remove the past prompts that policy `knn` of a running gateway looks at.
     Memory(Box<admin_client::memory::Args>),
+    /// Show and move the weights of experts that share an accelerator, of a running gateway.
+    Tiers(Box<admin_client::tiers::Args>),
     /// Train parts of the router.
     #[command(subcommand)]
     Train(train::Train),
@@ -130,6 +132,7 @@ pub fn run() -> ExitCode {
         Command::Teams(args) => admin_client::teams::run(&args),
         Command::Bundles(args) => admin_client::bundles::run(&args),
         Command::Memory(args) => admin_client::memory::run(&args),
+        Command::Tiers(args) => admin_client::tiers::run(&args),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
         Command::Sim(command) => sim::run(&command),

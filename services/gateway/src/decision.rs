@@ -241,8 +241,7 @@ pub struct Decision {
     pub overhead_us: u64,
     /// Microseconds that the request waited for a place.
     pub queue_us: u64,
-    /// What its wait for experts' weights was, where one that was tried is in a pool.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What its wait for experts' weights was; none where no expert that was tried is in a pool.
     pub residency: Option<Residency>,
     /// How the answer ended; absent while it is under way.
     #[serde(serialize_with = "when_set")]

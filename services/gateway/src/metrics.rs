@@ -5,6 +5,7 @@ pub(crate) mod exposition;
 pub(crate) mod fleet;
 pub(crate) mod process;
 pub(crate) mod series;
+pub(crate) mod tiers;
 pub(crate) mod timing;
 
 use std::sync::Arc;

@@ -35,7 +35,7 @@ use self::lease::Seat;
 use self::status::Outlooks;
 
 pub use lease::Held;
-pub use operate::OperationError;
+pub use operate::{Asked, OperationError};
 pub use status::{
     DriverStatus, ExpertStatus, LinkStatus, Outlook, Plan, Planned, PoolStatus, PredictionStatus, Record,
     TierStatus,

@@ -19,7 +19,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
                        with 412 when the object has changed meanwhile. Objects with `origin: file` are defined \
                        in the configuration file and read-only here. Names may contain slashes, which are sent \
                        as `%2F` in a path. A token has a role: `viewer` reads everything, `operator` also drains and \
-                       probes experts, checks bundles, reports outcomes and tries prompts, `admin` changes \
+                       probes experts, moves weights and pins them, checks bundles, reports outcomes and tries prompts, `admin` changes \
                        everything; `x-required-role` of an operation names the one it needs.",
         license(name = "Apache-2.0")
     ),
@@ -27,6 +27,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
         (name = "experts", description = "What can answer"),
         (name = "routing", description = "Routes, router models, categories and the mapping between categories and experts"),
         (name = "learnt", description = "What was learnt of experts from data: gates, pilots, scorers, and the memory of past prompts"),
+        (name = "residency", description = "Where the weights of experts are that share an accelerator, and why"),
         (name = "keys", description = "Who may send requests, and how much"),
         (name = "operation", description = "What was decided and how good it was, what is configured, what was changed")
     ),

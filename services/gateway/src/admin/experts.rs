@@ -41,6 +41,19 @@ pub(super) struct ExpertStatus {
     availability: Availability,
     /// Its endpoints; empty for an expert without an upstream.
     endpoints: Vec<EndpointStatus>,
+    /// Where its weights are, where it is in a pool; only where one expert is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    residency: Option<Residency>,
+}
+
+/// Where the weights of an expert are.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PooledExpert)]
+pub(super) struct Residency {
+    /// Its pool; `/admin/v1/tiers/{pool}` shows more.
+    pool: String,
+    #[serde(flatten)]
+    expert: ::tiers::owner::ExpertStatus,
 }
 
 impl Resource for ExpertSpec {
@@ -60,7 +73,7 @@ impl Resource for ExpertSpec {
         ExpertView {
             spec: entry.value.clone(),
             origin: entry.origin,
-            status: ExpertStatus { availability, endpoints },
+            status: ExpertStatus { availability, endpoints, residency: None },
             etag: desired.etag(entry),
         }
     }
@@ -113,7 +126,13 @@ pub(super) async fn create(write: Write, Body(fields): Body) -> Result<Response,
     responses((status = 200, description = "The expert", body = ExpertView), Refused, Named)
 )]
 pub(super) async fn get(State(admin): State<Admin>, Name(id): Name) -> Result<Tagged<ExpertView>, ApiError> {
-    resource::get::<ExpertSpec>(&admin, &id)
+    let mut shown = resource::get::<ExpertSpec>(&admin, &id)?;
+    let id = &shown.object.spec.id;
+    if let Some(pool) = admin.app.pipeline.pools.of(id) {
+        let residency = |expert| Residency { pool: pool.id().to_string(), expert };
+        shown.object.status.residency = pool.expert(id).ok().map(residency);
+    }
+    Ok(shown)
 }
 
 /// Replaces an expert. Requests that it is answering end as they began.

@@ -65,7 +65,8 @@ pub(super) struct DecisionSchema {
     overhead_us: u64,
     /// Microseconds that the request waited for a place.
     queue_us: u64,
-    /// What its wait for experts' weights was.
+    /// What its wait for experts' weights was; null where no expert that was tried is in a pool.
+    #[schema(required)]
     residency: Option<crate::decision::Residency>,
     /// How the answer ended; null while it is under way.
     #[schema(required)]

@@ -9,6 +9,7 @@ pub(super) mod memory;
 mod show;
 mod spec;
 pub(super) mod teams;
+pub(super) mod tiers;
 
 use std::time::Duration;
 

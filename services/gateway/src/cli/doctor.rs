@@ -11,6 +11,7 @@ mod gateway;
 mod listeners;
 mod machine;
 mod plane;
+mod pools;
 mod report;
 mod router;
 mod routes;
@@ -218,6 +219,10 @@ async fn outside(args: &Args, config: &Config, now: u64, checks: &mut Vec<Check>
     };
     let issuers = &config.auth.jwt;
     checks.extend(access::issuers(issuers, &client, args.offline, args.timeout).await);
+    checks.extend(pools::registered(&config.pools, &config.experts));
+    if !args.offline {
+        checks.extend(pools::checks(&config.pools, args.timeout).await);
+    }
     if args.offline {
         experts::offline(&config.experts, &client, now)
     } else {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::lease::{Batch, Held};
-use super::operate::Wish;
+use super::operate::{OperationError, Wish};
 use super::reconcile::ProbeMark;
 use super::status::{Record, RecordLog};
 use super::watch::{Event, Found, Outcome, Watch, Why};
@@ -211,6 +211,9 @@ impl Core {
     /// Refuses all who wait, and all who come.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
+        for wish in self.wishes.drain(..) {
+            wish.failed(OperationError::Failed(Why::Stopped.to_string()));
+        }
         for (_, waiter) in self.waiters.drain() {
             self.queue.remove(&waiter.waiting);
             let denied = Denied { why: Why::Stopped, retry_after: Duration::from_secs(1) };
@@ -271,16 +274,19 @@ impl Core {
                     // Where nobody was left to be served the lease goes back like any other.
                     self.undelivered.push(Held::new(batch, 0, Found::Hot));
                 }
-                (Applied::Began(generation), Action::Promote { expert, from, to, cause, .. }) => {
+                (Applied::Began(generation), Action::Promote { expert, from, to, cause, reason, .. }) => {
                     let bytes = self.state.spec(*expert).and_then(|spec| spec.bytes.get(to)).copied();
-                    self.begin(now_us, *expert, *from, *to, Some(*cause), bytes.unwrap_or(0), shared);
+                    let bytes = bytes.unwrap_or(0);
+                    let begun = Begun { from: *from, to: *to, cause: Some(*cause), at_us: now_us, bytes };
+                    self.begin(*expert, begun, *reason, shared);
                     self.jobs.push(Job { expert: *expert, to: *to, task: Task::Load(generation) });
                 }
-                (Applied::Began(generation), Action::Demote { expert, from, .. }) => {
+                (Applied::Began(generation), Action::Demote { expert, from, reason }) => {
                     let copies: Vec<_> = self.state.copies(*expert).collect();
                     let bytes = copies.iter().find(|(tier, _)| tier == from).map_or(0, |(_, bytes)| *bytes);
                     let to = copies.iter().map(|(tier, _)| *tier).find(|tier| tier > from).unwrap_or(*from);
-                    self.begin(now_us, *expert, *from, to, None, bytes, shared);
+                    let begun = Begun { from: *from, to, cause: None, at_us: now_us, bytes };
+                    self.begin(*expert, begun, *reason, shared);
                     self.jobs.push(Job { expert: *expert, to, task: Task::Remove(generation, bytes) });
                 }
                 (_, Action::Refuse { expert, request, reason }) => {
@@ -314,23 +320,14 @@ impl Core {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a transition is all of these")]
-    fn begin(
-        &mut self,
-        now_us: u64,
-        expert: ExpertIndex,
-        from: Tier,
-        to: Tier,
-        cause: Option<Cause>,
-        bytes: u64,
-        shared: &Shared,
-    ) {
+    fn begin(&mut self, expert: ExpertIndex, begun: Begun, reason: Reason, shared: &Shared) {
         let mark = &mut self.marks[expert.0 as usize];
-        mark.begun = Some(Begun { from, to, cause, at_us: now_us, bytes });
+        mark.begun = Some(begun);
+        let Begun { from, to, cause, at_us, .. } = begun;
         let again = cause.is_some()
-            && mark.removed_us.is_some_and(|removed| now_us.saturating_sub(removed) < AGAIN_US);
+            && mark.removed_us.is_some_and(|removed| at_us.saturating_sub(removed) < AGAIN_US);
         if let Some(spec) = self.state.spec(expert) {
-            shared.watch.event(&Event::Began { expert: &spec.id, from, to, cause, again });
+            shared.watch.event(&Event::Began { expert: &spec.id, from, to, cause, reason, again });
         }
     }
 
@@ -492,7 +489,7 @@ impl Core {
             if let Phase::Failed { cause, .. } = &phase
                 && self.marks[expert.0 as usize].failures > wish.failures
             {
-                let problem = cause.to_string();
+                let problem = OperationError::Failed(cause.to_string());
                 self.wishes.swap_remove(at).failed(problem);
                 return true;
             }
@@ -512,7 +509,13 @@ impl Core {
                 Err(Conflict::Busy | Conflict::Phase) => continue,
                 Err(conflict) => conflict,
             };
-            self.wishes.swap_remove(at).failed(problem.to_string());
+            let expert = self.state.spec(expert).map(|spec| spec.id.clone());
+            let problem = match (problem, expert) {
+                (Conflict::InUse, Some(expert)) => OperationError::InUse(expert),
+                (Conflict::NoRoom, Some(expert)) => OperationError::NoRoom { expert, tier: to },
+                (other, _) => OperationError::Failed(other.to_string()),
+            };
+            self.wishes.swap_remove(at).failed(problem);
             return true;
         }
         false

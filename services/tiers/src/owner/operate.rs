@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::Pool;
-use crate::residency::{Conflict, ExpertIndex, Pin, Tier};
+use crate::residency::{Conflict, ExpertIndex, Pin, Policy, PoolError, Tier};
 
 /// Why something that an operator asked for is not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,20 @@ pub enum OperationError {
     /// Requests use it, a resident adapter needs it, or it is pinned.
     #[error("the expert `{0}` is in use, needed by a resident adapter, or pinned; drain or unpin it first")]
     InUse(ExpertId),
+    /// What is there is in use or pinned.
+    #[error(
+        "there is no room for the expert `{expert}` in tier `{tier}`: what is there is in use or pinned; unpin or \
+         demote something first"
+    )]
+    NoRoom {
+        /// Which.
+        expert: ExpertId,
+        /// The tier.
+        tier: Tier,
+    },
+    /// Somebody asked for something else of the same expert.
+    #[error("something else was asked for since")]
+    Superseded,
     /// It was tried and failed.
     #[error("{0}")]
     Failed(String),
@@ -43,25 +57,37 @@ pub(super) struct Wish {
     pub(super) is_promotion: bool,
     /// Failures in a row when it was made.
     pub(super) failures: u32,
-    answer: oneshot::Sender<Result<(), String>>,
+    answer: oneshot::Sender<Result<(), OperationError>>,
+}
+
+/// Something that was asked for. It stays wanted when this is dropped.
+#[must_use = "what comes of it is told by `Asked::end`"]
+pub struct Asked(oneshot::Receiver<Result<(), OperationError>>);
+
+impl Asked {
+    /// Waits for what comes of it.
+    ///
+    /// # Errors
+    /// [`OperationError`]; [`OperationError::UnderWay`] where it takes longer than `patience`.
+    pub async fn end(self, patience: Duration) -> Result<(), OperationError> {
+        match timeout_at(Instant::now() + patience, self.0).await {
+            Err(_) => Err(OperationError::UnderWay),
+            Ok(result) => result.unwrap_or(Err(OperationError::Superseded)),
+        }
+    }
 }
 
 impl Wish {
-    pub(super) fn new(
-        expert: ExpertIndex,
-        to: Tier,
-        is_promotion: bool,
-        failures: u32,
-    ) -> (Self, oneshot::Receiver<Result<(), String>>) {
+    pub(super) fn new(expert: ExpertIndex, to: Tier, is_promotion: bool, failures: u32) -> (Self, Asked) {
         let (answer, result) = oneshot::channel();
-        (Self { expert, to, is_promotion, failures, answer }, result)
+        (Self { expert, to, is_promotion, failures, answer }, Asked(result))
     }
 
     pub(super) fn done(self) {
         let _nobody_waits = self.answer.send(Ok(()));
     }
 
-    pub(super) fn failed(self, problem: String) {
+    pub(super) fn failed(self, problem: OperationError) {
         let _nobody_waits = self.answer.send(Err(problem));
     }
 }
@@ -78,7 +104,7 @@ impl Pool {
         to: Tier,
         patience: Duration,
     ) -> Result<(), OperationError> {
-        self.wish(expert, to, true, patience).await
+        self.start_promote(expert, to)?.end(patience).await
     }
 
     /// Takes an expert farther away, unless it is in use or pinned.
@@ -91,19 +117,29 @@ impl Pool {
         to: Tier,
         patience: Duration,
     ) -> Result<(), OperationError> {
-        self.wish(expert, to, false, patience).await
+        self.start_demote(expert, to)?.end(patience).await
     }
 
-    async fn wish(
-        &self,
-        id: &ExpertId,
-        to: Tier,
-        is_promotion: bool,
-        patience: Duration,
-    ) -> Result<(), OperationError> {
+    /// As [`Pool::promote`], without waiting for what comes of it.
+    ///
+    /// # Errors
+    /// What can be said at once.
+    pub fn start_promote(&self, expert: &ExpertId, to: Tier) -> Result<Asked, OperationError> {
+        self.wish(expert, to, true)
+    }
+
+    /// As [`Pool::demote`], without waiting for what comes of it.
+    ///
+    /// # Errors
+    /// What can be said at once.
+    pub fn start_demote(&self, expert: &ExpertId, to: Tier) -> Result<Asked, OperationError> {
+        self.wish(expert, to, false)
+    }
+
+    fn wish(&self, id: &ExpertId, to: Tier, is_promotion: bool) -> Result<Asked, OperationError> {
         let shared = &self.shared;
         let expert = self.index(id)?;
-        let result = shared.with(|core, now_us| {
+        shared.with(|core, now_us| {
             let Some(spec) = core.state.spec(expert) else {
                 return Err(OperationError::NoExpert(id.clone()));
             };
@@ -121,16 +157,10 @@ impl Pool {
             let failures = core.marks[expert.0 as usize].failures;
             // The newest word counts.
             core.wishes.retain(|wish| wish.expert != expert);
-            let (wish, result) = Wish::new(expert, to, is_promotion, failures);
+            let (wish, asked) = Wish::new(expert, to, is_promotion, failures);
             core.wishes.push(wish);
-            Ok(result)
-        })?;
-        match timeout_at(Instant::now() + patience, result).await {
-            Err(_) => Err(OperationError::UnderWay),
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(problem))) => Err(OperationError::Failed(problem)),
-            Ok(Err(_)) => Err(OperationError::Failed("something else was asked for since".to_owned())),
-        }
+            Ok(asked)
+        })
     }
 
     /// Keeps an expert where it is: for `ttl`, or without one until it is taken back.
@@ -156,6 +186,19 @@ impl Pool {
         let expert = self.index(id)?;
         let unpinned = self.shared.with(|core, _| core.state.pin(expert, Pin::None));
         unpinned.map_err(|_| OperationError::NoExpert(id.clone()))
+    }
+
+    /// Schedules the pool differently from now on, until it is made anew. Bounds of those who wait stay as they were.
+    ///
+    /// # Errors
+    /// [`PoolError::Policy`]; nothing is changed then.
+    pub fn set_policy(&self, policy: Policy) -> Result<(), PoolError> {
+        self.shared.with(|core, now_us| {
+            let batch_max = policy.batch_max;
+            core.state.set_policy(now_us, policy)?;
+            core.queue.set_batch_max(batch_max);
+            Ok(())
+        })
     }
 
     /// Lets no more requests in, and takes everything home that is not pinned, when those under way have ended; or

@@ -24,6 +24,7 @@ const FRESH_US: u64 = 20_000;
 
 /// A decision, and why it was made.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = ResidencyDecision)]
 pub struct Record {
     /// Counts the decisions of this pool.
     pub number: u64,
@@ -57,13 +58,13 @@ impl Record {
                 ("promote", expert, Some(*from), Some(*to), Some(*cause), reason)
             }
             Action::Demote { expert, from, reason } => {
-                ("demote", expert, Some(*from), state.nearest(*expert), None, reason)
+                let farther = state.copies(*expert).map(|(tier, _)| tier).find(|tier| tier > from);
+                ("demote", expert, Some(*from), farther, None, reason)
             }
             Action::Drain { expert, reason } => ("drain", expert, None, None, None, reason),
             Action::Resume { expert, reason } => ("resume", expert, None, None, None, reason),
             Action::Refuse { expert, reason, .. } => ("refuse", expert, None, None, None, reason),
         };
-        let to = to.filter(|to| Some(*to) != from);
         let expert = state.spec(*expert)?.id.clone();
         let (reason, why) = (*reason, reason.to_string());
         Some(Self { number: 0, at_ms, action: name, expert, from, to, cause, reason, why })
@@ -164,6 +165,7 @@ pub struct LinkStatus {
 
 /// An expert of a pool.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = ExpertResidency)]
 pub struct ExpertStatus {
     /// Its name.
     pub id: ExpertId,
@@ -192,6 +194,7 @@ pub struct ExpertStatus {
 
 /// Why an expert is not to be had.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = ResidencyFailure)]
 pub struct Failure {
     /// Where it was going.
     pub tier: Tier,
@@ -222,6 +225,7 @@ pub struct DriverStatus {
 
 /// What would be done for a request that came now.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = ResidencyPlan)]
 pub struct Plan {
     /// For whom.
     pub expert: ExpertId,
@@ -235,6 +239,7 @@ pub struct Plan {
 
 /// Something that would be done.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = ResidencyStep)]
 pub struct Planned {
     /// `dispatch`, `promote`, `demote`, `drain`, `resume` or `refuse`.
     pub action: &'static str,
@@ -333,6 +338,28 @@ impl Pool {
                 .collect(),
             policy: core.state.policy().clone(),
         }
+    }
+
+    /// One of its experts as it is now.
+    ///
+    /// # Errors
+    /// [`OperationError::NoExpert`].
+    pub fn expert(&self, id: &ExpertId) -> Result<ExpertStatus, OperationError> {
+        let expert = self.index(id)?;
+        let core = self.shared.lock();
+        let now_us = self.shared.now_us();
+        let wait_us = estimate_us(now_us, &core.state, &core.queue, expert);
+        let status = expert_status(now_us, &core.state, &core.queue, expert, wait_us);
+        status.ok_or_else(|| OperationError::NoExpert(id.clone()))
+    }
+
+    /// Why the driver of an expert did not say what is where, the last time that it was asked; `None` where it did.
+    pub fn driver_error(&self, id: &ExpertId) -> Option<String> {
+        let expert = self.index(id).ok()?;
+        let driver = self.shared.driver_of[expert.0 as usize]?;
+        let core = self.shared.lock();
+        let error = core.probes[driver].error.as_ref()?;
+        Some(format!("{}: {error}", self.shared.drivers[driver].name()))
     }
 
     /// The last decisions, newest first: at most `most`, with a number below `before` where one is given.

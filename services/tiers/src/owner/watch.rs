@@ -6,7 +6,7 @@ use routing::ExpertId;
 use serde::Serialize;
 
 use crate::driver::ErrorKind;
-use crate::residency::{Cause, RefusedFor, Tier};
+use crate::residency::{Cause, Reason, RefusedFor, Tier};
 
 /// Takes events. Called with the pool's lock held: it must be quick, and must not ask the pool anything.
 pub trait Watch: Send + Sync {
@@ -50,6 +50,8 @@ pub enum Event<'a> {
         to: Tier,
         /// For what; `None` where a copy is given up.
         cause: Option<Cause>,
+        /// Why.
+        reason: Reason,
         /// Whether it had been removed from there less than a minute before.
         again: bool,
     },
@@ -101,6 +103,9 @@ pub enum Found {
 }
 
 impl Found {
+    /// All, in the order of the variants.
+    pub const ALL: [Self; 5] = [Self::Hot, Self::InFlight, Self::Warm, Self::Cold, Self::Unavailable];
+
     /// As a label.
     pub fn name(self) -> &'static str {
         match self {

@@ -71,6 +71,7 @@ pub enum Action {
 /// For what an expert is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = LoadCause)]
 pub enum Cause {
     /// A request's bound is up.
     Demand,
@@ -88,6 +89,7 @@ pub enum Cause {
 /// Why an action was chosen, with what it was chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "reason")]
+#[schema(as = ResidencyReason)]
 pub enum Reason {
     /// Of the ready experts it has the request that must be served first.
     OldestHead {
@@ -137,6 +139,39 @@ pub enum Reason {
     NoRoom,
     /// An operator asked for it.
     Asked,
+}
+
+impl Cause {
+    /// As a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Demand => "demand",
+            Self::Prefetch => "prefetch",
+            Self::Predicted { .. } => "predicted",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl Reason {
+    /// As a label, without what it was chosen by.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OldestHead { .. } => "oldest_head",
+            Self::Bound { .. } => "bound",
+            Self::LongestWait { .. } => "longest_wait",
+            Self::NearerOnly => "nearer_only",
+            Self::Expected { .. } => "expected",
+            Self::LeastValue { .. } => "least_value",
+            Self::LeastRecent => "least_recent",
+            Self::WantedLast { .. } => "wanted_last",
+            Self::AllBusy => "all_busy",
+            Self::NotNeeded => "not_needed",
+            Self::Unavailable => "unavailable",
+            Self::NoRoom => "no_room",
+            Self::Asked => "asked",
+        }
+    }
 }
 
 impl fmt::Display for Reason {

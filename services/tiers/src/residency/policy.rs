@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::pool::PoolError;
 use super::predict::Prediction;
 
 /// Whether requests may overtake each other.
@@ -55,6 +56,29 @@ pub struct Policy {
     /// How much more loading, in seconds, a tenant may have caused of late than the tenant among those waiting that
     /// caused the least, before the others go first.
     pub tenant_allowance_s: f64,
+}
+
+impl Policy {
+    /// Checks the ranges of all settings.
+    ///
+    /// # Errors
+    /// [`PoolError::Policy`] for the first that is out of its range.
+    pub fn check(&self) -> Result<(), PoolError> {
+        let sound = |number: f64| number.is_finite() && number >= 0.0;
+        let wrong = [
+            ("batch_max", self.batch_max == 0, "at least 1"),
+            ("executors", self.executors == 0, "at least 1"),
+            ("queue_max", self.queue_max == 0, "at least 1"),
+            ("min_residency_loads", !sound(self.min_residency_loads), "a number of at least 0"),
+            ("tenant_allowance_s", !sound(self.tenant_allowance_s), "a number of at least 0"),
+            ("prediction.ttl_us", self.prediction.ttl_us == 0, "at least 1"),
+            ("prediction.waste_max", !(0.0..=1.0).contains(&self.prediction.waste_max), "from 0 to 1"),
+        ];
+        match wrong.into_iter().find(|(_, wrong, _)| *wrong) {
+            Some((name, _, range)) => Err(PoolError::Policy { name, range }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for Policy {

@@ -101,7 +101,7 @@ impl PoolSpec {
             self.check_expert(expert).map_err(fail)?;
         }
         self.check_homes()?;
-        self.check_policy()
+        self.policy.check()
     }
 
     fn check_links(&self, tiers: &BTreeSet<Tier>) -> Result<(), PoolError> {
@@ -167,23 +167,5 @@ impl PoolSpec {
             }
         }
         Ok(())
-    }
-
-    fn check_policy(&self) -> Result<(), PoolError> {
-        let policy = &self.policy;
-        let sound = |number: f64| number.is_finite() && number >= 0.0;
-        let wrong = [
-            ("batch_max", policy.batch_max == 0, "at least 1"),
-            ("executors", policy.executors == 0, "at least 1"),
-            ("queue_max", policy.queue_max == 0, "at least 1"),
-            ("min_residency_loads", !sound(policy.min_residency_loads), "a number of at least 0"),
-            ("tenant_allowance_s", !sound(policy.tenant_allowance_s), "a number of at least 0"),
-            ("prediction.ttl_us", policy.prediction.ttl_us == 0, "at least 1"),
-            ("prediction.waste_max", !(0.0..=1.0).contains(&policy.prediction.waste_max), "from 0 to 1"),
-        ];
-        match wrong.into_iter().find(|(_, wrong, _)| *wrong) {
-            Some((name, _, range)) => Err(PoolError::Policy { name, range }),
-            None => Ok(()),
-        }
     }
 }

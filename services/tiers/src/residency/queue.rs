@@ -100,6 +100,13 @@ impl Queue {
         u64::try_from(all.saturating_sub(line.arrivals_us)).unwrap_or(u64::MAX)
     }
 
+    /// Changes how many requests a batch has at most.
+    pub fn set_batch_max(&mut self, batch_max: u32) {
+        self.batch_max = batch_max.max(1);
+        let batches = |line: &Line| line.waiting.len().div_ceil(self.batch_max as usize) as u64;
+        self.batches = self.lines.iter().map(batches).sum();
+    }
+
     /// How many batches all that wait make.
     pub(super) fn batches(&self) -> u64 {
         self.batches

@@ -313,6 +313,19 @@ impl State {
         &self.policy
     }
 
+    /// Schedules it differently from now on. Bounds of those who wait stay as they were when they came.
+    ///
+    /// # Errors
+    /// [`PoolError::Policy`]; nothing is changed then.
+    pub fn set_policy(&mut self, now_us: u64, policy: Policy) -> Result<(), PoolError> {
+        policy.check()?;
+        let rate = f64::from(policy.loads_per_minute);
+        // Where loads were not limited, none of them counts against the new limit.
+        let tokens = if self.policy.loads_per_minute == 0 { rate } else { self.tokens_at(now_us).min(rate) };
+        (self.tokens, self.policy) = ((tokens, now_us), policy);
+        Ok(())
+    }
+
     /// What bringing an expert from its nearest copy to `to` takes, in microseconds, warming included; 0 where it is
     /// there already.
     pub fn load_us(&self, expert: ExpertIndex, to: Tier) -> u64 {

@@ -82,8 +82,21 @@ async fn every_operation_asks_for_its_role() {
         }
     }
     operators.sort_unstable();
-    let expected =
-        ["drainExpert", "explainRoute", "giveFeedback", "probeExpert", "undrainExpert", "validateBundle"];
+    let expected = [
+        "demoteExpert",
+        "drainExpert",
+        "drainPool",
+        "explainRoute",
+        "giveFeedback",
+        "pinExpert",
+        "probeExpert",
+        "promoteExpert",
+        "reconcilePool",
+        "resumePool",
+        "undrainExpert",
+        "unpinExpert",
+        "validateBundle",
+    ];
     assert_eq!(operators, expected);
 }
 

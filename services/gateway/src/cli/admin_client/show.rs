@@ -1,8 +1,12 @@
 //! Objects for people to read.
 
+mod tiers;
+
 use serde_json::Value;
 
 use crate::cli::Failure;
+
+pub(super) use tiers::{plan, pool, pools, residency_decisions};
 
 /// Skills named in a row of the table.
 const SKILLS: usize = 3;

@@ -27,6 +27,7 @@ pub(super) enum Section {
     Listeners,
     Access,
     Experts,
+    Pools,
     Routes,
     Gateway,
 }
@@ -86,6 +87,7 @@ impl Section {
             Self::Listeners => "Listeners",
             Self::Access => "Access",
             Self::Experts => "Experts",
+            Self::Pools => "Pools",
             Self::Routes => "Routes",
             Self::Gateway => "Running gateway",
         }

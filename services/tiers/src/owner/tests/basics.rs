@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
@@ -97,7 +98,7 @@ async fn operators_move_pin_and_empty() {
     assert_eq!((world.phase("a"), world.phase("b")), ("warm".to_owned(), "hot".to_owned()));
     world.pool.pin(&b, None).unwrap();
     let denied = world.pool.promote(&a, Tier::Hbm, patience).await.unwrap_err();
-    assert!(denied.to_string().contains("not enough free bytes"), "{denied}");
+    assert!(matches!(denied, OperationError::NoRoom { .. }), "{denied}");
     assert_eq!(world.pool.demote(&b, Tier::Dram, patience).await, Err(OperationError::InUse(b.clone())));
     let refused = world.acquire("a").await.unwrap_err();
     assert_eq!(refused.why, Why::NoRoom);
@@ -119,6 +120,52 @@ async fn operators_move_pin_and_empty() {
     let decisions = world.pool.decisions(100, None);
     assert!(decisions.iter().any(|d| d.action == "promote" && d.why == "an operator asked for it"));
     assert!(decisions.windows(2).all(|two| two[0].number > two[1].number));
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_wish_counts_and_a_stopped_pool_says_so() {
+    let world = World::sim(&["a", "b"], 1);
+    let (a, patience) = (id("a"), Duration::from_secs(10));
+    let first = world.pool.start_promote(&a, Tier::Hbm).unwrap();
+    let second = world.pool.start_demote(&a, Tier::Dram).unwrap();
+    assert_eq!(first.end(patience).await, Err(OperationError::Superseded));
+    second.end(patience).await.unwrap();
+    assert_eq!(world.pool.expert(&a).unwrap().tier, Tier::Dram);
+    let (pool, last) = (world.pool.clone(), world.pool.start_promote(&a, Tier::Hbm).unwrap());
+    world.end().await;
+    assert!(matches!(last.end(patience).await, Err(OperationError::Failed(why)) if why.contains("stopped")));
+    assert_eq!(pool.expert(&id("z")).unwrap_err(), OperationError::NoExpert(id("z")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_counts_from_when_it_was_changed() {
+    let world = World::sim(&["a", "b"], 1);
+    drop(world.acquire("a").await.unwrap());
+    let before = world.pool.status().policy;
+    let wrong = world.pool.set_policy(Policy { executors: 0, ..before.clone() }).unwrap_err();
+    assert_eq!(wrong.to_string(), "policy.executors must be at least 1");
+    assert_eq!(world.pool.status().policy, before, "nothing was changed");
+    // Two requests for the expert that is there, and one at a time is computed.
+    let one = Policy { executors: 1, queue_max: 1, ..before.clone() };
+    world.pool.set_policy(one.clone()).unwrap();
+    assert_eq!(world.pool.status().policy, one);
+    let held = world.acquire("a").await.unwrap();
+    let waiting = world.request("a");
+    seconds(0.1).await;
+    assert!(!waiting.is_finished());
+    assert_eq!(world.acquire("a").await.unwrap_err().why, Why::Full);
+    drop(held);
+    drop(waiting.await.unwrap().unwrap());
+    // In batches of two both are computed, one at a time as that is.
+    let held = world.acquire("a").await.unwrap();
+    world.pool.set_policy(Policy { batch_max: 2, queue_max: 9, ..one }).unwrap();
+    let waiting = [world.request("a"), world.request("a")];
+    seconds(0.1).await;
+    assert!(waiting.iter().all(|one| !one.is_finished()));
+    drop(held);
+    seconds(0.1).await;
+    assert!(waiting.iter().all(JoinHandle::is_finished), "as one batch");
     world.end().await;
 }
 
