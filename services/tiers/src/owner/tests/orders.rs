@@ -16,7 +16,8 @@ async fn an_operators_wish_is_not_starved_by_requests() {
             let (pool, a) = (world.pool.clone(), id("a"));
             tokio::spawn(async move {
                 seconds(f64::from(i)).await;
-                let held = pool.acquire(Ask { expert: &a, tenant: 0, deadline: None }).await.unwrap();
+                let held =
+                    pool.acquire(Ask { expert: &a, tenant: 0, session: None, deadline: None }).await.unwrap();
                 seconds(1.5).await;
                 drop(held);
             })
@@ -57,7 +58,7 @@ async fn a_request_that_leaves_when_it_is_served_gives_its_lease_back() {
     let world = World::sim(&["a", "b"], 1);
     let held = world.acquire("a").await.unwrap();
     let (a, b) = (id("a"), id("b"));
-    let ask = |expert| world.pool.acquire(Ask { expert, tenant: 0, deadline: None });
+    let ask = |expert| world.pool.acquire(Ask { expert, tenant: 0, session: None, deadline: None });
     {
         let mut waits = pin!(ask(&b));
         assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

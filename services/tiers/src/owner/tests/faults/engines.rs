@@ -1,4 +1,4 @@
-//! Servers with one expert each, that give their memory back: vLLM asleep, SGLang released.
+//! Servers with one expert each, that give their memory back: vLLM asleep, `SGLang` released.
 
 use super::*;
 
@@ -151,7 +151,7 @@ async fn without_its_meter_what_is_ready_still_answers_and_nothing_moves() {
     world.end().await;
 }
 
-/// An SGLang engine.
+/// A `SGLang` engine.
 #[derive(Default)]
 struct Sglang {
     paused: bool,

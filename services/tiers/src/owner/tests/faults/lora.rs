@@ -32,13 +32,11 @@ impl Adapters {
 
     fn sglang(&self, call: &Call) -> Reply {
         let name = call.body["lora_name"].as_str().unwrap_or_default();
-        let ok = match call.line.as_str() {
-            "POST /unload_lora_adapter" => self.unload(name),
-            _ => {
-                self.load(name);
-                true
-            }
-        };
+        let unloads = call.line == "POST /unload_lora_adapter";
+        if !unloads {
+            self.load(name);
+        }
+        let ok = !unloads || self.unload(name);
         Reply::json(if ok { 200 } else { 400 }, &json!({"success": ok, "loaded_adapters": self.loaded()}))
     }
 

@@ -6,10 +6,12 @@ use super::*;
 #[derive(Clone, Default)]
 struct Triton(Arc<Mutex<Plan>>);
 
+/// A state, and which it becomes when.
+type Course = (&'static str, Option<(Instant, &'static str)>);
+
 #[derive(Default)]
 struct Plan {
-    /// State by model, and when it becomes which.
-    states: BTreeMap<String, (&'static str, Option<(Instant, &'static str)>)>,
+    states: BTreeMap<String, Course>,
     load_s: f64,
     unload_s: u64,
     /// Seconds until the bytes of an unloaded model are free.
