@@ -229,11 +229,16 @@ impl Driver {
     /// # Errors
     /// [`ErrorKind::Gone`] or [`ErrorKind::Busy`] where nobody answers, [`ErrorKind::Unsupported`] where the answer
     /// is not what the server's documentation says. A driver with a server for each expert reports those that do not
-    /// answer as [`Residence::Unknown`] instead.
+    /// answer as [`Residence::Unknown`] instead. A meter that does not answer leaves the free bytes out.
     pub async fn probe(&self, deadline: Instant) -> Result<Inventory, DriverError> {
         let mut inventory = each!(&self.kind, driver => driver.probe(deadline).await)?;
         if let Some(meter) = &self.meter {
-            inventory.free_bytes = Some(meter.free(deadline).await?);
+            match meter.free(deadline).await {
+                Ok(free) => inventory.free_bytes = Some(free),
+                Err(error) if error.kind == ErrorKind::Unsupported => return Err(error),
+                // Where the experts are is known without it, and no transition begins before it is back.
+                Err(error) => tracing::warn!(driver = self.name(), %error, "free memory cannot be read"),
+            }
         }
         Ok(inventory)
     }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use routing::ExpertId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -104,14 +105,14 @@ impl Control for SglangMemory {
     }
 
     async fn probe(&self, deadline: Instant) -> Result<Inventory, DriverError> {
-        let mut inventory = Inventory::default();
-        for (id, engine) in &self.engines {
+        // All at once: one that does not answer must not use up the others' time.
+        let places = self.engines.iter().map(async |(id, engine)| {
             // An engine that does not answer may be one that starts, with its weights on the accelerator.
             let unknown = Placed::new(Residence::Unknown, Evidence::Assumed);
-            let placed = engine.place(self.away(), deadline).await.unwrap_or(unknown);
-            inventory.experts.insert(id.clone(), placed);
-        }
-        Ok(inventory)
+            (id.clone(), engine.place(self.away(), deadline).await.unwrap_or(unknown))
+        });
+        let experts = join_all(places).await.into_iter().collect();
+        Ok(Inventory { experts, ..Inventory::default() })
     }
 
     async fn promote(&self, step: Step<'_>) -> Result<Outcome, DriverError> {

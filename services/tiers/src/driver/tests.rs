@@ -35,35 +35,35 @@ use crate::residency::Tier;
 use crate::server::endpoint::Network;
 
 /// What a scripted server was asked.
-struct Call {
+pub(crate) struct Call {
     /// Method and path with its query.
-    line: String,
+    pub(crate) line: String,
     /// `null` without a body.
-    body: Value,
+    pub(crate) body: Value,
 }
 
 /// What a scripted server does.
-struct Reply {
-    after: Duration,
+pub(crate) struct Reply {
+    pub(crate) after: Duration,
     /// No status: the connection is cut.
     status: Option<u16>,
     body: String,
 }
 
 impl Reply {
-    fn json(status: u16, body: &Value) -> Self {
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
         Self::text(status, &body.to_string())
     }
 
-    fn text(status: u16, body: &str) -> Self {
+    pub(crate) fn text(status: u16, body: &str) -> Self {
         Self { after: Duration::ZERO, status: Some(status), body: body.to_owned() }
     }
 
-    fn cut() -> Self {
+    pub(crate) fn cut() -> Self {
         Self { after: Duration::ZERO, status: None, body: String::new() }
     }
 
-    fn after(self, seconds: u64) -> Self {
+    pub(crate) fn after(self, seconds: u64) -> Self {
         Self { after: Duration::from_secs(seconds), ..self }
     }
 }
@@ -78,16 +78,16 @@ pub(crate) struct FakeNetwork {
 }
 
 impl FakeNetwork {
-    fn serve(&self, authority: &str, handler: impl FnMut(&Call) -> Reply + Send + 'static) {
+    pub(crate) fn serve(&self, authority: &str, handler: impl FnMut(&Call) -> Reply + Send + 'static) {
         self.servers.lock().unwrap().insert(authority.to_owned(), Arc::new(Mutex::new(handler)));
     }
 
-    fn stop(&self, authority: &str) {
+    pub(crate) fn stop(&self, authority: &str) {
         self.servers.lock().unwrap().remove(authority);
     }
 
     /// What the servers were asked for since the last time, questions aside.
-    fn demands(&self) -> Vec<String> {
+    pub(crate) fn demands(&self) -> Vec<String> {
         let log = std::mem::take(&mut *self.log.lock().unwrap());
         let is_question = |line: &String| {
             line.contains("/repository/index") || line.starts_with("GET") && !line.contains("/upstream/")
@@ -129,7 +129,7 @@ async fn answer(
     Ok(Response::builder().status(status).body(Full::from(reply.body)).unwrap())
 }
 
-fn driver(spec: Value, network: &FakeNetwork) -> Driver {
+pub(crate) fn driver(spec: Value, network: &FakeNetwork) -> Driver {
     let spec: DriverSpec = serde_json::from_value(spec).unwrap();
     Driver::with_network(spec, &Network::Fake(network.clone())).unwrap()
 }
@@ -162,15 +162,15 @@ async fn place(driver: &Driver, expert: &str) -> (Residence, Evidence) {
 
 /// Values that change with time: what a server shows of a model.
 #[derive(Default)]
-struct Timeline(Vec<(Instant, Value)>);
+pub(crate) struct Timeline(Vec<(Instant, Value)>);
 
 impl Timeline {
     /// Shows `value` in so many seconds.
-    fn then(&mut self, seconds: u64, value: Value) {
+    pub(crate) fn then(&mut self, seconds: u64, value: Value) {
         self.0.push((Instant::now() + Duration::from_secs(seconds), value));
     }
 
-    fn now(&self) -> Value {
+    pub(crate) fn now(&self) -> Value {
         let past = self.0.iter().rev().find(|(at, _)| *at <= Instant::now());
         past.map_or(Value::Null, |(_, value)| value.clone())
     }

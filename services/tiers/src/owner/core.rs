@@ -111,6 +111,8 @@ pub(super) enum Task {
     Remove(Generation, u64),
     /// A load of what nobody knows the place of, under the reservation of the one before.
     Repair,
+    /// A removal of what is still being loaded though its time is over.
+    TakeBack,
 }
 
 impl Core {
@@ -211,6 +213,7 @@ impl Core {
     /// Refuses all who wait, and all who come.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
+        self.jobs.clear();
         for wish in self.wishes.drain(..) {
             wish.failed(OperationError::Failed(Why::Stopped.to_string()));
         }
@@ -221,17 +224,30 @@ impl Core {
         }
     }
 
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Whether a driver was never asked: experts of its servers may hold bytes that are not counted yet.
+    fn is_starting(&self) -> bool {
+        self.probes.iter().any(|probe| probe.answered_us.is_none() && probe.error.is_none())
+    }
+
     /// Decides and does until nothing is left to do now.
     pub(super) fn turn(&mut self, now_us: u64, shared: &Arc<Shared>) {
         if self.stopped {
             return;
         }
+        let is_starting = self.is_starting();
         loop {
+            // Operators first, or what was made free for them would go to whoever waits.
+            if !is_starting && self.grant_wishes(now_us, shared) {
+                continue;
+            }
             let mut actions = decide(now_us, &self.state, &self.queue);
-            if actions.is_empty() {
-                if self.grant_wishes(now_us, shared) {
-                    continue;
-                }
+            if is_starting {
+                actions.retain(|action| !matches!(action, Action::Promote { .. } | Action::Demote { .. }));
+            } else if actions.is_empty() {
                 actions = prefetch(now_us, &self.state, &self.queue, &self.predictor);
             }
             if actions.is_empty() || self.carry(now_us, &actions, shared).is_err() {
@@ -291,7 +307,8 @@ impl Core {
                 }
                 (_, Action::Refuse { expert, request, reason }) => {
                     let why = if *reason == Reason::NoRoom { Why::NoRoom } else { Why::Unavailable };
-                    let retry_after = self.estimate(now_us, *expert);
+                    // Where an expert seemed to be ready nothing is to be waited for but its server.
+                    let retry_after = self.estimate(now_us, *expert).max(Duration::from_micros(RETRY_US));
                     if let Some(waiter) = self.waiters.remove(request) {
                         self.queue.remove(&waiter.waiting);
                         let _left = waiter.to.send(Err(Denied { why, retry_after }));
@@ -365,7 +382,13 @@ impl Core {
     /// When the task has something to do, if nothing happens before.
     pub(super) fn next_us(&self, now_us: u64) -> u64 {
         let probes = self.probes.iter().filter(|probe| !probe.under_way).map(|probe| probe.at_us);
-        wake(now_us, &self.state, &self.queue).into_iter().chain(probes).min().unwrap_or(u64::MAX)
+        // Operators wait for what failed as requests do.
+        let retries = self.wishes.iter().filter_map(|wish| match self.state.phase(wish.expert)? {
+            Phase::Failed { retry_at_us, .. } if *retry_at_us > now_us => Some(*retry_at_us),
+            _ => None,
+        });
+        let all = wake(now_us, &self.state, &self.queue).into_iter().chain(probes).chain(retries);
+        all.min().unwrap_or(u64::MAX)
     }
 
     /// Takes over how a job ended. `driver` is asked what is where after all that did not end as it should.
@@ -385,7 +408,7 @@ impl Core {
         }
         let arrived = result.as_ref().ok().filter(|outcome| match (task, outcome.placed.residence) {
             (Task::Load(_) | Task::Repair, Residence::In(tier)) => tier <= to,
-            (Task::Remove(..), Residence::In(tier)) => tier >= to,
+            (Task::Remove(..) | Task::TakeBack, Residence::In(tier)) => tier >= to,
             _ => false,
         });
         let begun = self.marks[expert.0 as usize].begun;
@@ -412,7 +435,7 @@ impl Core {
                     self.probe_after(now_us, driver);
                 }
             }
-            (Task::Repair, Some(outcome)) => {
+            (Task::Repair | Task::TakeBack, Some(outcome)) => {
                 let mark = &mut self.marks[expert.0 as usize];
                 (mark.failures, mark.repair) = (0, Repair::At(now_us));
                 self.take_over(now_us, expert, &outcome.placed);
@@ -445,13 +468,13 @@ impl Core {
     fn failed(&mut self, now_us: u64, job: Job, kind: ErrorKind, message: &str, timing: &Timing) {
         let mark = &mut self.marks[job.expert.0 as usize];
         mark.failures = mark.failures.saturating_add(1);
-        let most_us = timing.retry_max_s.max(1) * 1_000_000;
+        let most_us = timing.retry_max_s.max(1).saturating_mul(1_000_000);
         let backoff_us = RETRY_US.saturating_mul(1 << (mark.failures - 1).min(20));
         let retry_us = match kind {
             ErrorKind::Refused | ErrorKind::Unsupported => backoff_us.max(REFUSED_US),
             ErrorKind::Busy | ErrorKind::Gone | ErrorKind::HalfDone => backoff_us,
         };
-        let retry_at_us = now_us + retry_us.min(most_us);
+        let retry_at_us = now_us.saturating_add(retry_us.min(most_us));
         let (Task::Load(generation) | Task::Remove(generation, _)) = job.task else {
             mark.repair = Repair::At(retry_at_us);
             return;
@@ -459,7 +482,7 @@ impl Core {
         // What is stale was taken over by a probe.
         let _stale = if kind == ErrorKind::HalfDone {
             mark.repair = Repair::At(retry_at_us);
-            self.state.lost(job.expert, generation)
+            self.state.lost(job.expert, generation, retry_at_us)
         } else {
             self.state.failed(job.expert, generation, message, retry_at_us)
         };
@@ -474,6 +497,7 @@ impl Core {
     /// What an operator wants: another step towards it. False where nothing can be done now.
     fn grant_wishes(&mut self, now_us: u64, shared: &Arc<Shared>) -> bool {
         self.empty(now_us);
+        let mut makes_room = false;
         for at in 0..self.wishes.len() {
             let wish = &self.wishes[at];
             let (expert, to) = (wish.expert, wish.to);
@@ -505,8 +529,12 @@ impl Core {
                     Ok(()) => return true,
                     Err(conflict) => conflict,
                 },
-                // It is on its way, or will be when something else has ended.
-                Err(Conflict::Busy | Conflict::Phase) => continue,
+                // It will be on its way when something else has ended.
+                Err(Conflict::Busy) => {
+                    makes_room = true;
+                    continue;
+                }
+                Err(Conflict::Phase) => continue,
                 Err(conflict) => conflict,
             };
             let expert = self.state.spec(expert).map(|spec| spec.id.clone());
@@ -518,7 +546,8 @@ impl Core {
             self.wishes.swap_remove(at).failed(problem);
             return true;
         }
-        false
+        // Nobody needs the places of those that were drained for that.
+        !makes_room && self.state.spare_drained()
     }
 
     /// Where the pool is to be emptied and nobody uses it any more, everything goes home.

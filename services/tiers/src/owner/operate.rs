@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::Pool;
+use super::watch::Why;
 use crate::residency::{Conflict, ExpertIndex, Pin, Policy, PoolError, Tier};
 
 /// Why something that an operator asked for is not done.
@@ -140,6 +141,9 @@ impl Pool {
         let shared = &self.shared;
         let expert = self.index(id)?;
         shared.with(|core, now_us| {
+            if core.is_stopped() {
+                return Err(OperationError::Failed(Why::Stopped.to_string()));
+            }
             let Some(spec) = core.state.spec(expert) else {
                 return Err(OperationError::NoExpert(id.clone()));
             };
@@ -228,6 +232,9 @@ impl Pool {
             moved.as_mut().enable();
             let (answered, error) = {
                 let core = shared.lock();
+                if core.is_stopped() {
+                    return Err(OperationError::Failed(Why::Stopped.to_string()));
+                }
                 let answered = core.probes.iter().all(|probe| probe.ended_us >= asked_us);
                 (answered, core.probes.iter().find_map(|probe| probe.error.clone()))
             };

@@ -129,8 +129,9 @@ impl Core {
         }
         mark.strangers = inventory.strangers;
         mark.answered_us = Some(now_us);
-        let next = if open { SOON_US } else { shared.timing.reconcile_every_s.max(1) * 1_000_000 };
-        mark.at_us = mark.at_us.min(now_us + next);
+        let every_us = shared.timing.reconcile_every_s.max(1).saturating_mul(1_000_000);
+        let next_us = if open { SOON_US } else { every_us };
+        mark.at_us = mark.at_us.min(now_us.saturating_add(next_us));
     }
 
     fn reconcile(&mut self, now_us: u64, expert: ExpertIndex, placed: &Placed, shared: &Shared) {
@@ -159,19 +160,27 @@ impl Core {
                 }
                 self.doubt(expert);
             }
-            Residence::Unknown => self.repair(now_us, expert),
-            Residence::Moving => {}
+            Residence::Unknown => {
+                if let Some(to) = self.state.heading(expert) {
+                    self.repair(now_us, Job { expert, to, task: Task::Repair });
+                }
+            }
+            // It had its time. What is on its way out ends by itself.
+            Residence::Moving => {
+                if let Some(home) = self.state.heading(expert).and(self.state.home(expert)) {
+                    self.repair(now_us, Job { expert, to: home, task: Task::TakeBack });
+                }
+            }
         }
     }
 
-    /// What was on its way when it was lost, and of which its server cannot tell what became, is brought again: its
-    /// bytes are reserved as it is.
-    fn repair(&mut self, now_us: u64, expert: ExpertIndex) {
-        let Some(to) = self.state.heading(expert) else { return };
-        let Repair::At(at_us) = self.marks[expert.0 as usize].repair else { return };
-        if now_us >= at_us {
-            self.marks[expert.0 as usize].repair = Repair::UnderWay;
-            self.push_job(Job { expert, to, task: Task::Repair });
+    /// What was on its way when it was lost is brought again where its server cannot tell what became of it, and taken
+    /// back where it never ends. Its bytes are reserved as it is.
+    fn repair(&mut self, now_us: u64, job: Job) {
+        let mark = &mut self.marks[job.expert.0 as usize];
+        if matches!(mark.repair, Repair::At(at_us) if now_us >= at_us) {
+            mark.repair = Repair::UnderWay;
+            self.push_job(job);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What takes time: transitions, probes, and waiting for bounds.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -27,10 +28,14 @@ enum End {
 
 impl Pool {
     /// Owns the pool until `stop` resolves: asks the drivers where the experts are, has them carry transitions out and
-    /// keeps to bounds. Who waits then is refused. Transitions under way are dropped; the next start asks what became
-    /// of them.
+    /// keeps to bounds. Who waits then is refused, and so is who waits when this is dropped. Transitions under way are
+    /// dropped with it. A pool that has stopped stays so: the next one asks what became of them.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
+        if shared.lock().is_stopped() {
+            return;
+        }
+        let _stops = Stops(shared);
         let mut stop = pin!(stop);
         let mut running: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send + '_>>> =
             FuturesUnordered::new();
@@ -75,8 +80,16 @@ impl Pool {
                 () = sleep => {}
             }
         }
-        shared.with(|core, _| core.stop());
-        shared.moved.notify_waiters();
+    }
+}
+
+/// Stops the pool when its task ends, however it does: without it nobody who waits would ever be answered.
+struct Stops<'a>(&'a Arc<Shared>);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.with(|core, _| core.stop());
+        self.0.moved.notify_waiters();
     }
 }
 
@@ -84,7 +97,7 @@ impl Shared {
     async fn carry_out(&self, job: Job) -> Result<Outcome, DriverError> {
         let seconds = match job.task {
             Task::Load(_) | Task::Repair => self.timing.promote_timeout_s,
-            Task::Remove(..) => self.timing.demote_timeout_s,
+            Task::Remove(..) | Task::TakeBack => self.timing.demote_timeout_s,
         };
         let deadline = Instant::now() + Duration::from_secs(seconds);
         let driver = self.driver_of[job.expert.0 as usize].map(|at| &self.drivers[at]);
@@ -97,6 +110,7 @@ impl Shared {
             match job.task {
                 Task::Load(_) | Task::Repair => driver.promote(step).await,
                 Task::Remove(_, frees) => driver.demote(step, frees).await,
+                Task::TakeBack => driver.demote(step, 0).await,
             }
         };
         let late = || DriverError::half_done(format!("{} did not keep to its deadline", driver.name()));

@@ -1,6 +1,8 @@
 //! The owner with simulated servers, and with servers that fail in all the ways that real ones do.
 
 mod basics;
+mod faults;
+mod orders;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

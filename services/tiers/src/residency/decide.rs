@@ -21,9 +21,16 @@ const TRIES: usize = 4;
 /// 3. **Loads.** Of the others, the one for which requests have waited longest for each second of loading. What goes
 ///    for it is what nobody waits for, has stayed its time, and is worth least.
 ///
+/// A request whose bound is up is refused where its expert, or that one's base, failed or is in doubt.
+///
 /// The same input gives the same decision.
 pub fn decide(now_us: u64, state: &State, queue: &Queue) -> Vec<Action> {
     let mut plan = Plan { now_us, state, queue, actions: Vec::new(), serving: Vec::new() };
+    plan.refuse_unavailable();
+    if !plan.actions.is_empty() {
+        // Who is first in the queue is another question then.
+        return plan.actions;
+    }
     let urgent = plan.urgent();
     plan.dispatch();
     plan.settle_drained(urgent.as_ref());
@@ -67,7 +74,14 @@ pub fn bring(
             Ok(actions)
         }
         Room::Later(actions) if actions.is_empty() => Err(Conflict::Busy),
-        Room::Later(actions) => Ok(actions),
+        Room::Later(mut actions) => {
+            for action in &mut actions {
+                if let Action::Drain { reason, .. } = action {
+                    *reason = Reason::Asked;
+                }
+            }
+            Ok(actions)
+        }
         Room::None => Err(Conflict::NoRoom),
     }
 }
@@ -83,7 +97,18 @@ pub fn wake(now_us: u64, state: &State, queue: &Queue) -> Option<u64> {
     let stays = Tier::ALL.into_iter().flat_map(|tier| {
         state.residents(tier).iter().map(move |expert| stays_until_us(state, *expert, tier))
     });
-    [early, front.due_us].into_iter().chain(retries).chain(stays).filter(|at| *at > now_us).min()
+    let refusals = queue.active().iter().filter(|expert| is_unavailable(state, **expert));
+    let refusals = refusals.filter_map(|expert| queue.head(*expert)).map(|head| head.due_us);
+    let all = [early, front.due_us].into_iter().chain(retries).chain(stays).chain(refusals);
+    all.filter(|at| *at > now_us).min()
+}
+
+/// Whether nobody can say when an expert could be loaded: it or its base failed, or is in doubt.
+fn is_unavailable(state: &State, expert: ExpertIndex) -> bool {
+    let failed =
+        |expert: ExpertIndex| matches!(state.phase(expert), Some(Phase::Failed { .. } | Phase::Unknown));
+    let base = state.experts.get(expert.at()).and_then(|entry| entry.base);
+    failed(expert) || base.is_some_and(failed)
 }
 
 /// How long before a request's bound its expert's load must begin: it may have to wait for another load or batch,
@@ -175,13 +200,29 @@ impl Plan<'_> {
         self.queue.waiting(expert) - taken
     }
 
-    /// Drained experts go back to work where nothing urgent needs their places, and one that is urgent itself at once.
+    /// Those whose bound is up and who wait for what failed or is in doubt do not wait on, wherever in the queue they
+    /// are: what is before them may take long.
+    fn refuse_unavailable(&mut self) {
+        for expert in self.queue.active().iter().copied() {
+            let Some(head) = self.queue.head(expert).filter(|head| self.now_us >= head.due_us) else {
+                continue;
+            };
+            if is_unavailable(self.state, expert) && self.target(expert).is_none() {
+                self.actions.push(Action::Refuse { expert, request: head.id, reason: Reason::Unavailable });
+            }
+        }
+    }
+
+    /// Drained experts go back to work where nothing urgent needs their places, and one that is urgent itself, or the
+    /// base of an urgent adapter, at once. What an operator needs the place of stays drained.
     fn settle_drained(&mut self, urgent: Option<&Waiting>) {
         if self.state.draining == 0 {
             return;
         }
+        let base = urgent.and_then(|first| self.state.experts.get(first.expert.at())?.base);
         for (expert, entry) in (0..).map(ExpertIndex).zip(&self.state.experts) {
-            if entry.phase == Phase::Draining && urgent.is_none_or(|first| first.expert == expert) {
+            let wanted = urgent.is_none_or(|first| first.expert == expert) || base == Some(expert);
+            if entry.phase == Phase::Draining && wanted && !entry.drained_for_operator {
                 self.actions.push(Action::Resume { expert, reason: Reason::NotNeeded });
             }
         }
@@ -189,14 +230,7 @@ impl Plan<'_> {
 
     /// Loads what the first request needs, at anybody's expense, or refuses it.
     fn load_for(&mut self, first: &Waiting) {
-        let Some((expert, entry)) = self.target(first.expert) else {
-            let overdue = self.now_us >= first.due_us;
-            let phase = self.state.phase(first.expert);
-            if overdue && matches!(phase, Some(Phase::Failed { .. } | Phase::Unknown)) {
-                self.refuse(first, Reason::Unavailable);
-            }
-            return;
-        };
+        let Some((expert, entry)) = self.target(first.expert) else { return };
         let (from, to) = (entry.nearest(), entry.serves);
         match self.room(entry, from, to, Force::Hard) {
             Room::Made(removals) => {

@@ -23,6 +23,12 @@ const NONE: u32 = u32::MAX;
 /// How long it takes until half of what a tenant caused is forgotten.
 const TENANT_HALF_LIFE_US: f64 = 60e6;
 
+/// Tenants that are remembered before those that caused next to nothing of late are forgotten.
+const TENANTS: usize = 1024;
+
+/// Microseconds of loading that are next to nothing.
+const NEXT_TO_NOTHING_US: f64 = 1000.0;
+
 /// The weight of a new batch in the mean of an expert's batches.
 const BATCH_WEIGHT: f64 = 0.2;
 
@@ -126,6 +132,10 @@ pub(super) struct Entry {
     pub(super) unasked: bool,
     pub(super) used_us: u64,
     pub(super) batch_us: f64,
+    /// It is draining because an operator needs its place.
+    pub(super) drained_for_operator: bool,
+    /// Its server did not let it go, and is not asked for that before then.
+    pub(super) stuck_until_us: u64,
 }
 
 /// A transition under way, or one of which nobody knows how it ended.
@@ -415,9 +425,16 @@ impl State {
 
     /// Seconds of loading that a tenant caused of late.
     pub(super) fn caused_s(&self, tenant: u32, now_us: u64) -> f64 {
-        let Some((us, since)) = self.tenants.get(&tenant) else { return 0.0 };
-        let age = now_us.saturating_sub(*since) as f64;
-        us * (-age / TENANT_HALF_LIFE_US).exp2() / 1e6
+        self.tenants.get(&tenant).map_or(0.0, |caused| left_us(*caused, now_us) / 1e6)
+    }
+
+    /// Notes what a load takes that a tenant causes.
+    fn caused(&mut self, tenant: u32, now_us: u64, load_us: f64) {
+        let before_us = self.caused_s(tenant, now_us) * 1e6;
+        if self.tenants.len() >= TENANTS && !self.tenants.contains_key(&tenant) {
+            self.tenants.retain(|_, caused| left_us(*caused, now_us) > NEXT_TO_NOTHING_US);
+        }
+        self.tenants.insert(tenant, (before_us + load_us, now_us));
     }
 
     /// Whether more than one tenant has caused loads.
@@ -446,6 +463,11 @@ impl State {
     pub(super) fn mean_batch_us(&self) -> f64 {
         self.mean_batch_us
     }
+}
+
+/// What is not forgotten yet of what a tenant had caused at a moment.
+fn left_us((us, since_us): (f64, u64), now_us: u64) -> f64 {
+    us * (-(now_us.saturating_sub(since_us) as f64) / TENANT_HALF_LIFE_US).exp2()
 }
 
 impl Entry {
@@ -482,6 +504,8 @@ impl Entry {
             unasked: false,
             used_us: 0,
             batch_us: spec.batch_us as f64,
+            drained_for_operator: false,
+            stuck_until_us: 0,
             spec: Arc::new(spec),
         }
     }

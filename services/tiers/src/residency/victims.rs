@@ -173,6 +173,10 @@ impl Candidates {
                 this.in_use.push(group);
                 continue;
             }
+            // Its server did not let it go the last time.
+            if group.members().any(|expert| facts(expert).stuck_until_us > now_us) {
+                continue;
+            }
             let due_us =
                 group.members().filter_map(|expert| queue.head(expert)).map(|head| head.due_us).min();
             match due_us {
@@ -220,13 +224,15 @@ fn has_stayed(now_us: u64, state: &State, expert: ExpertIndex, tier: Tier) -> bo
     now_us >= stays_until_us(state, expert, tier)
 }
 
-/// Until when an expert stays in the tier that it answers from.
+/// Until when an expert stays in a tier: its time where it answers from, and until its server is asked again where that
+/// did not let it go.
 pub(super) fn stays_until_us(state: &State, expert: ExpertIndex, tier: Tier) -> u64 {
     let entry = &state.experts[expert.at()];
     if tier != entry.serves || entry.unasked {
-        return 0;
+        return entry.stuck_until_us;
     }
     let farther = Tier::ALL.into_iter().find(|other| *other > tier && entry.copy(*other).is_some());
     let load = farther.map_or(0.0, |from| state.journey(entry, from, tier).us);
-    entry.hot_since_us.saturating_add((load * state.policy.min_residency_loads) as u64)
+    let stays = entry.hot_since_us.saturating_add((load * state.policy.min_residency_loads) as u64);
+    stays.max(entry.stuck_until_us)
 }

@@ -4,7 +4,14 @@ use super::{
     Applied, BATCH_WEIGHT, Conflict, Entry, ExpertIndex, Generation, Lease, Move, NONE, Phase, Pin, State,
     TIERS, Tier,
 };
-use crate::residency::action::{Action, Cause};
+use crate::residency::action::{Action, Cause, Reason};
+
+impl Move {
+    /// Whether a copy goes, and none comes.
+    fn is_removal(&self) -> bool {
+        self.from == self.tier
+    }
+}
 
 impl State {
     /// Notes that a request came for an expert. Call it for each, when it joins the queue.
@@ -33,12 +40,13 @@ impl State {
                 Ok(Applied::Began(generation))
             }
             Action::Demote { expert, from, .. } => self.begin_removal(now_us, *expert, *from),
-            Action::Drain { expert, .. } => {
+            Action::Drain { expert, reason } => {
                 let entry = self.entry(*expert)?;
                 if entry.phase != Phase::Hot || entry.pin.holds(now_us) || entry.dependants > 0 {
                     return Err(Conflict::Phase);
                 }
                 entry.phase = Phase::Draining;
+                entry.drained_for_operator = *reason == Reason::Asked;
                 self.draining += 1;
                 Ok(Applied::Done)
             }
@@ -53,6 +61,18 @@ impl State {
             }
             Action::Refuse { .. } => Ok(Applied::Done),
         }
+    }
+
+    /// Lets experts that were drained for an operator go back to work. Whether there were any.
+    pub fn spare_drained(&mut self) -> bool {
+        let mut any = false;
+        if self.draining > 0 {
+            for entry in &mut self.experts {
+                any |= entry.phase == Phase::Draining && entry.drained_for_operator;
+                entry.drained_for_operator = false;
+            }
+        }
+        any
     }
 
     /// Keeps a ready expert where it is for a batch.
@@ -139,8 +159,7 @@ impl State {
         self.occupy(journey.links, 1);
         self.tokens = (self.tokens_at(now_us) - 1.0, now_us);
         if let Some(tenant) = tenant {
-            let caused = self.caused_s(tenant, now_us) * 1e6 + journey.us;
-            self.tenants.insert(tenant, (caused, now_us));
+            self.caused(tenant, now_us, journey.us);
         }
         let entry = &mut self.experts[expert.at()];
         entry.unasked = predicted;
@@ -275,7 +294,7 @@ impl State {
     }
 
     /// Reports that a transition failed. Its bytes stay counted until a probe says what there is, because servers
-    /// that fail half-way keep memory.
+    /// that fail half-way keep memory. What could not be removed is not chosen to go again before `retry_at_us`.
     ///
     /// # Errors
     /// [`Conflict::Stale`] where no such transition is under way.
@@ -287,16 +306,32 @@ impl State {
         retry_at_us: u64,
     ) -> Result<(), Conflict> {
         let tier = self.stop(expert, generation)?;
+        self.stuck(expert, retry_at_us);
         self.experts[expert.at()].phase = Phase::Failed { tier, cause: cause.into(), retry_at_us };
         Ok(())
     }
 
-    /// Reports that nobody knows how a transition ended: it timed out, or the driver began anew.
+    /// Notes that an expert was not removed, where that was to be.
+    fn stuck(&mut self, expert: ExpertIndex, until_us: u64) {
+        let entry = &mut self.experts[expert.at()];
+        if entry.moving.as_ref().is_some_and(Move::is_removal) {
+            entry.stuck_until_us = until_us;
+        }
+    }
+
+    /// Reports that nobody knows how a transition ended: it timed out, or the driver began anew. What may not have
+    /// been removed is not chosen to go again before `retry_at_us`.
     ///
     /// # Errors
     /// [`Conflict::Stale`] where no such transition is under way.
-    pub fn lost(&mut self, expert: ExpertIndex, generation: Generation) -> Result<(), Conflict> {
+    pub fn lost(
+        &mut self,
+        expert: ExpertIndex,
+        generation: Generation,
+        retry_at_us: u64,
+    ) -> Result<(), Conflict> {
         self.stop(expert, generation)?;
+        self.stuck(expert, retry_at_us);
         self.experts[expert.at()].phase = Phase::Unknown;
         Ok(())
     }
@@ -341,7 +376,9 @@ impl State {
             return Err(Conflict::Phase);
         }
         let before = entry.phase.clone();
-        if let Some(moving) = self.experts[expert.at()].moving.take() {
+        let moving = self.experts[expert.at()].moving.take();
+        let was_removal = moving.as_ref().is_some_and(Move::is_removal);
+        if let Some(moving) = moving {
             self.forget_move(expert, &moving, before.is_moving());
         }
         for tier in Tier::ALL {
@@ -358,7 +395,8 @@ impl State {
         let rests = Phase::resting(entry.nearest(), entry.serves);
         let (was, is) = (before == Phase::Hot || before == Phase::Draining, rests == Phase::Hot);
         entry.phase = match before {
-            Phase::Failed { .. } if !is => before,
+            // It is a load that is not to be tried again too soon.
+            Phase::Failed { .. } if !is && !was_removal => before,
             _ => rests,
         };
         if is && !was {
@@ -392,25 +430,27 @@ impl State {
             // Warming up: the load is over.
             return Ok(entry.serves);
         };
-        let (tier, links) = (moving.tier, moving.links);
+        let (tier, links, was_removal) = (moving.tier, moving.links, moving.is_removal());
         self.occupy(links, -1);
+        if was_removal {
+            // Nobody may wait for these bytes any more; they stay counted.
+            self.forget_leaving(expert, tier);
+        }
         Ok(tier)
     }
 
-    /// Gives up all that a transition holds. `on_links` where it was still under way.
-    fn forget_move(&mut self, expert: ExpertIndex, moving: &Move, on_links: bool) {
-        let loads = moving.from != moving.tier;
-        if loads {
-            for (account, reserved) in self.accounts.iter_mut().zip(moving.reserved) {
-                if let Some(account) = account {
-                    account.cancel(reserved);
-                }
+    /// Gives up all that a transition holds. `is_under_way` where its end was not reported.
+    fn forget_move(&mut self, expert: ExpertIndex, moving: &Move, is_under_way: bool) {
+        for (account, reserved) in self.accounts.iter_mut().zip(moving.reserved) {
+            if let Some(account) = account {
+                account.cancel(reserved);
             }
-        } else {
-            self.forget_leaving(expert, moving.tier);
         }
-        if on_links {
+        if is_under_way {
             self.occupy(moving.links, -1);
+            if moving.is_removal() {
+                self.forget_leaving(expert, moving.tier);
+            }
         }
     }
 

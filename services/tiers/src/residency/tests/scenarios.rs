@@ -121,7 +121,7 @@ fn a_request_for_what_cannot_be_had_is_refused_when_its_bound_is_up() {
     world.ask(0, "a");
     world.act(0);
     let (_, generation) = world.loads.remove(0);
-    world.state.lost(a, generation).unwrap();
+    world.state.lost(a, generation, 0).unwrap();
     assert_eq!(world.state.phase(a), Some(&Phase::Unknown));
     assert!(world.act(SECOND).is_empty());
     assert_eq!(world.act(5 * SECOND), ["refuse a"]);
