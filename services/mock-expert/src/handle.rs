@@ -67,25 +67,7 @@ pub(crate) async fn handle(
             "the request body could not be read or exceeds 64 MiB",
         ));
     };
-    if endpoint.is_none()
-        && let Some(sleeper) = &state.sleeper
-        && let Some((status, body)) = sleeper.order(path, || state.counters.is_idle()).await
-    {
-        return Ok(json(status, body.into()));
-    }
-    let Some(endpoint) = endpoint else {
-        return Ok(match (&parts.method, path) {
-            (&Method::POST, "/__script") => script(&state, &body),
-            (&Method::POST, "/__reset") => {
-                state.reset();
-                json(StatusCode::OK, Bytes::from_static(b"{}"))
-            }
-            _ => {
-                refusal(speaks, StatusCode::NOT_FOUND, &format!("{} {path} is not served here", parts.method))
-            }
-        });
-    };
-
+    let Some(endpoint) = endpoint else { return Ok(other(&state, &parts.method, path, &body).await) };
     if let Some(sleeper) = &state.sleeper {
         sleeper.wakes().await;
     }
@@ -151,6 +133,26 @@ pub(crate) async fn handle(
     }
     let pace = Pace { first: state.sample(state.settings.ttft), gap: state.sample(state.settings.gap) };
     Ok(finish(speaks, draft, fault, pace, watch, control))
+}
+
+/// Answers what is no inference.
+async fn other(state: &State, method: &Method, path: &str, body: &Bytes) -> Reply {
+    if let Some(sleeper) = &state.sleeper
+        && let Some((status, body)) = sleeper.order(path, || state.counters.is_idle()).await
+    {
+        return json(status, body.into());
+    }
+    match (method, path) {
+        (&Method::POST, "/__script") => script(state, body),
+        (&Method::POST, "/__reset") => {
+            state.reset();
+            json(StatusCode::OK, Bytes::from_static(b"{}"))
+        }
+        _ => {
+            let message = format!("{method} {path} is not served here");
+            refusal(state.settings.protocol, StatusCode::NOT_FOUND, &message)
+        }
+    }
 }
 
 type Endpoint = fn(&State, &Bytes) -> Result<(String, Draft), String>;
