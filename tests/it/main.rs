@@ -30,6 +30,7 @@ mod queues;
 mod reload;
 mod residency;
 mod residency_admin;
+mod residency_role;
 mod rolling;
 mod routing;
 mod sim;

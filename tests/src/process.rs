@@ -94,14 +94,17 @@ impl Gateway {
     /// # Errors
     /// When it does not start; the error holds its output.
     pub fn start_with_tokens(folder: &Path, config: &str, tokens: &str) -> Result<Self> {
-        let file = folder.join("guildhall.yaml");
-        let text = whole(folder, config);
-        std::fs::write(&file, text.replace("tokens: []", &format!("tokens: [{tokens}]")))?;
-        let mut command = Command::new(binary("guildhall")?);
-        command.arg("serve").arg("--config").arg(&file).current_dir(folder);
-        if let Ok(library) = onnxruntime() {
-            command.env("ORT_DYLIB_PATH", library);
-        }
+        let text = whole(folder, config).replace("tokens: []", &format!("tokens: [{tokens}]"));
+        Self::spawn(serve(folder, &text)?, folder)
+    }
+
+    /// Starts a process with one role of a gateway in a given folder. Without a data plane `url` is empty.
+    ///
+    /// # Errors
+    /// When it does not start; the error holds its output.
+    pub fn start_role(folder: &Path, config: &str, role: &str) -> Result<Self> {
+        let mut command = serve(folder, &whole(folder, config))?;
+        command.args(["--role", role]);
         Self::spawn(command, folder)
     }
 
@@ -134,9 +137,10 @@ impl Gateway {
                 let line = said.lines().find(|l| l.trim_start().starts_with(label))?;
                 Some(line.trim_start().strip_prefix(label)?.trim().to_owned())
             };
-            if said.contains("try it:")
-                && let (Some(chat), Some(admin)) = (after("chat "), after("admin "))
+            if (said.contains("try it:") || said.contains("no data plane"))
+                && let Some(admin) = after("admin ")
             {
+                let chat = after("chat ").unwrap_or_default();
                 chat.trim_end_matches("/v1").clone_into(&mut gateway.url);
                 admin.trim_end_matches("/admin/v1").clone_into(&mut gateway.admin);
                 gateway.wait_until_ready(started)?;
@@ -264,6 +268,18 @@ impl Gateway {
         }
         bail!("the gateway did not end:\n{}", self.errors())
     }
+}
+
+/// The command that serves with this configuration.
+fn serve(folder: &Path, config: &str) -> Result<Command> {
+    let file = folder.join("guildhall.yaml");
+    std::fs::write(&file, config)?;
+    let mut command = Command::new(binary("guildhall")?);
+    command.arg("serve").arg("--config").arg(&file).current_dir(folder);
+    if let Ok(library) = onnxruntime() {
+        command.env("ORT_DYLIB_PATH", library);
+    }
+    Ok(command)
 }
 
 /// A configuration with what every test gateway needs.

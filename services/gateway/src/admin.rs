@@ -15,6 +15,7 @@ mod experts;
 mod feedback;
 mod impact;
 mod keys;
+mod leases;
 mod mapping;
 mod memory;
 mod merge;
@@ -144,6 +145,11 @@ fn api() -> OpenApiRouter<Admin> {
         .routes(routes!(tiers::resume))
         .routes(routes!(tiers::reconcile))
         .routes(routes!(tiers::policy, tiers::set_policy))
+        .routes(routes!(leases::acquire, leases::list))
+        .routes(routes!(leases::renew))
+        .routes(routes!(leases::release))
+        .routes(routes!(leases::suspect))
+        .routes(routes!(leases::outlook))
         .routes(routes!(operation::explain))
         .routes(routes!(decisions::list))
         .routes(routes!(decisions::get))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use encoder::{Encoder, Runtime};
 use experts::{Client, Registry};
 use prometheus_client::registry::Registry as MetricsRegistry;
+use serde::Serialize;
 use stores::{Change, EmbeddedMemory, EmbeddedStore, Kind, Write};
 use tokio::sync::Semaphore;
 
@@ -28,7 +29,7 @@ use crate::metrics::tiers::{PoolGauges, TierMetrics};
 use crate::pipeline::{Pipeline, now_ms};
 use crate::problem::Problem;
 use crate::reload::Current;
-use crate::residency::Pools;
+use crate::residency::{Lender, OwnerMetrics, Pools, Remote};
 use crate::session::Sessions;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::export::{ExportTask, Exporter, TraceMetrics};
@@ -80,6 +81,48 @@ pub struct App {
     pub(crate) export: Mutex<Option<ExportTask>>,
     /// Whether new requests are welcome; false while draining.
     pub ready: Arc<Ready>,
+    /// Which parts run.
+    pub role: Role,
+    /// Lends the pools' experts to other processes, where this one runs for that.
+    pub lender: Option<Arc<Lender>>,
+}
+
+/// Which parts of the gateway a process runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// All that its configuration names
+    #[default]
+    All,
+    /// Everything but the pools, which another process owns (`residency.remote`)
+    Gateway,
+    /// The admin plane and the pools, for gateways in other processes; no data plane
+    Tiers,
+}
+
+impl Role {
+    /// Whether a configuration has what the role needs.
+    fn problem(self, config: &Config) -> Option<Problem> {
+        let remote = config.residency.remote.is_some();
+        match self {
+            Self::Gateway if !config.pools.is_empty() => Some(Problem::at(
+                "pools",
+                "the role `gateway` owns no pools; move them to the owner's configuration, or start with the role `all`",
+            )),
+            Self::Gateway if !remote => Some(Problem::at(
+                "residency.remote",
+                "the role `gateway` needs the owner of the pools here; without any start with the role `all`",
+            )),
+            Self::Tiers if remote => Some(Problem::at(
+                "residency.remote",
+                "the role `tiers` owns the pools itself; name them in `pools` and leave this out",
+            )),
+            Self::Tiers if config.pools.is_empty() => {
+                Some(Problem::at("pools", "the role `tiers` needs pools to own, and there are none"))
+            }
+            Self::All | Self::Gateway | Self::Tiers => None,
+        }
+    }
 }
 
 /// Whether the gateway wants traffic.
@@ -106,6 +149,8 @@ pub struct World {
     pub seed: u64,
     /// Random bytes for a new admin token.
     pub token_bytes: [u8; 24],
+    /// Which parts run.
+    pub role: Role,
 }
 
 impl App {
@@ -115,11 +160,17 @@ impl App {
     /// # Errors
     /// [`StartError`], which says what to do.
     pub fn build(config: Config, world: &World) -> Result<Self, StartError> {
+        let role = world.role;
+        let unfit = |problem| StartError::Config(ChangeError::Invalid(vec![problem]));
+        if let Some(problem) = role.problem(&config) {
+            return Err(unfit(problem));
+        }
         let mut metrics = MetricsRegistry::default();
         let tls = PlanesTls::open(&config, &mut metrics).map_err(StartError::Tls)?;
         let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
         let starter = Starter::new(config.router.clone(), world.ort_dylib_path.clone());
-        let (opened, router) = Opened::new(starter, &store, &config.store.path, wants_router(&config))?;
+        let (opened, router) =
+            Opened::new(starter, &store, &config.store.path, role != Role::Tiers && wants_router(&config))?;
         if router.encoder.is_some() {
             opened.register(&mut metrics);
         }
@@ -133,8 +184,17 @@ impl App {
         metrics.register_collector(Box::new(Fleet { catalog: catalog.clone(), access: access.clone() }));
         let (owner, new_token) = admin_token(&config, &store, world.token_bytes)?;
         let credentials = Credentials::new(owner, &config.admin.tokens);
-        let pools = pools(&config, &mut metrics)?;
-        pools.warn_of_unknown(&catalog.view().experts);
+        let pools = match &config.residency.remote {
+            None => own_pools(&config, &mut metrics)?,
+            Some(_) => others_pools(&config, catalog.registry().client(), &mut metrics, world.seed)?,
+        };
+        let lender = match role {
+            Role::Tiers => Some(Lender::start(pools.clone(), config.residency.lease(), &store)?),
+            Role::All | Role::Gateway => {
+                pools.warn_of_unknown(&catalog.view().experts);
+                None
+            }
+        };
         let shadow = Arc::default();
         let bundles =
             Bundles::new(opened, catalog.clone(), Arc::clone(&shadow), ShadowMetrics::register(&mut metrics));
@@ -169,12 +229,14 @@ impl App {
             tls,
             export: Mutex::new(export),
             ready: Arc::default(),
+            role,
+            lender: lender.map(Arc::new),
         })
     }
 }
 
 /// The pools, with their metrics where there are any.
-fn pools(config: &Config, metrics: &mut MetricsRegistry) -> Result<Pools, StartError> {
+fn own_pools(config: &Config, metrics: &mut MetricsRegistry) -> Result<Pools, StartError> {
     if config.pools.is_empty() {
         return Ok(Pools::default());
     }
@@ -183,6 +245,22 @@ fn pools(config: &Config, metrics: &mut MetricsRegistry) -> Result<Pools, StartE
     let pools = pools.map_err(|problem| StartError::Config(ChangeError::Invalid(vec![problem])))?;
     metrics.register_collector(Box::new(PoolGauges(pools.clone())));
     Ok(pools)
+}
+
+/// The pools of the process that the configuration names.
+fn others_pools(
+    config: &Config,
+    client: &Client,
+    metrics: &mut MetricsRegistry,
+    seed: u64,
+) -> Result<Pools, StartError> {
+    let Some(owner) = &config.residency.remote else { return Ok(Pools::default()) };
+    let (holder, counters) = (format!("gateway-{seed:016x}"), OwnerMetrics::register(metrics));
+    let remote = Remote::new(owner, Arc::new(client.clone()), &holder, counters).map_err(|message| {
+        let problem = Problem::at("residency.remote.token", message);
+        StartError::Config(ChangeError::Invalid(vec![problem]))
+    })?;
+    Ok(Pools::remote(remote))
 }
 
 /// Without keys, requests are welcome from this machine, from those whose certificate was checked, and where

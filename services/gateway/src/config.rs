@@ -12,6 +12,7 @@ mod keys;
 mod load;
 mod memory;
 mod pools;
+mod residency;
 mod router;
 mod store;
 mod telemetry;
@@ -26,6 +27,7 @@ pub use keys::{FileKey, FileSecret};
 pub use load::{ConfigError, Loaded, literal_secrets, load, parse, yaml};
 pub use memory::MemoryConfig;
 pub use pools::{PoolConfig, PoolExpert, Size, TierConfig};
+pub use residency::{OwnerConfig, ResidencyConfig};
 pub use router::{RouterConfig, RouterLoad};
 pub use store::StoreConfig;
 pub use telemetry::{AccessTarget, LogFormat, TelemetryConfig};
@@ -69,6 +71,8 @@ pub struct Config {
     pub experts: Vec<ExpertSpec>,
     /// Experts that share an accelerator: whose weights are brought there, and when.
     pub pools: Vec<PoolConfig>,
+    /// How processes share pools.
+    pub residency: ResidencyConfig,
     /// The public virtual models. `auto` is the one used when a request names none.
     pub routes: Vec<RouteSpec>,
     /// Teams: limits and access that keys share.
@@ -238,6 +242,7 @@ impl Config {
             ("feedback", self.feedback == other.feedback),
             ("memory", self.memory == other.memory),
             ("pools", self.pools == other.pools),
+            ("residency", self.residency == other.residency),
         ];
         sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
     }
@@ -268,6 +273,7 @@ impl Config {
             }
         }
         problems.extend(pools::problems(&self.pools));
+        problems.extend(self.residency.problems(&self.pools).into_iter().map(|p| p.below("residency")));
         problems.extend(keys::problems(&self.keys, &self.teams));
         for (i, route) in self.routes.iter().enumerate() {
             problems.extend(route.problems().into_iter().map(|p| p.below(&format!("routes[{i}]"))));

@@ -18,7 +18,8 @@ use crate::outbound::Outbound;
 
 /// The bound sockets.
 pub(crate) struct Listeners {
-    data: TcpListener,
+    /// None where there is no data plane.
+    data: Option<TcpListener>,
     admin: TcpListener,
 }
 
@@ -32,17 +33,22 @@ pub(crate) struct BindError {
 }
 
 impl Listeners {
-    /// Binds both planes.
-    pub(crate) async fn bind(data: SocketAddr, admin: SocketAddr) -> Result<Self, BindError> {
+    /// Binds both planes, or the admin plane alone.
+    pub(crate) async fn bind(data: Option<SocketAddr>, admin: SocketAddr) -> Result<Self, BindError> {
         let bind = |setting, address| async move {
             TcpListener::bind(address).await.map_err(|source| BindError { setting, address, source })
         };
-        Ok(Self { data: bind("data.listen", data).await?, admin: bind("admin.listen", admin).await? })
+        let data = match data {
+            Some(address) => Some(bind("data.listen", address).await?),
+            None => None,
+        };
+        Ok(Self { data, admin: bind("admin.listen", admin).await? })
     }
 
     /// The addresses, with the ports that were picked.
-    pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.data.local_addr()?, self.admin.local_addr()?))
+    pub(crate) fn addresses(&self) -> io::Result<(Option<SocketAddr>, SocketAddr)> {
+        let data = self.data.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok((data, self.admin.local_addr()?))
     }
 }
 
@@ -65,8 +71,10 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     };
     app.pipeline.catalog.registry().start();
     app.bundles.start(crate::pipeline::now_ms());
-    let data = crate::http::DataPlane::new(app.pipeline.clone(), app.ready.clone());
-    let data = tokio::spawn(serve(listeners.data, app.tls.data.clone(), data, server, stop_data.clone()));
+    let data = listeners.data.map(|listener| {
+        let data = crate::http::DataPlane::new(app.pipeline.clone(), app.ready.clone());
+        tokio::spawn(serve(listener, app.tls.data.clone(), data, server, stop_data.clone()))
+    });
     let admin_config = ServerConfig { drain: Duration::from_secs(1), ..server };
     let admin = TowerToHyperService::new(crate::admin::router(app.clone()));
     let admin =
@@ -89,6 +97,9 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     }
     // Requests under way hold leases to the last.
     accounts.spawn(|stop| app.pipeline.pools.clone().run(stop));
+    if let Some(lender) = app.lender.clone() {
+        accounts.spawn(|stop| lender.keep(stop));
+    }
     accounts.spawn(|stop| app.pipeline.feedback.keep(stop));
     accounts.spawn(|stop| crate::usage::keep(app.pipeline.ledger.clone(), store, stop));
     app.ready.set(true);
@@ -107,6 +118,7 @@ pub(crate) async fn run(app: Arc<App>, listeners: Listeners, file: Option<PathBu
     );
     watches.stop();
     let drained = async {
+        let Some(data) = data else { return Ok(true) };
         // Whoever sends traffic here learns by and by that it should not. Until then it finds an open door,
         // and its connections end with their next answer: see `DataPlane`.
         tokio::time::sleep(Duration::from_millis(config.data.drain_delay_ms)).await;

@@ -34,7 +34,7 @@ use self::core::{Core, Place};
 use self::lease::Seat;
 use self::status::Outlooks;
 
-pub use lease::Held;
+pub use lease::{Held, NotHeld};
 pub use operate::{Asked, OperationError};
 pub use status::{
     DriverStatus, ExpertStatus, LinkStatus, Outlook, Plan, Planned, PoolStatus, PredictionStatus, Record,

@@ -19,7 +19,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
                        with 412 when the object has changed meanwhile. Objects with `origin: file` are defined \
                        in the configuration file and read-only here. Names may contain slashes, which are sent \
                        as `%2F` in a path. A token has a role: `viewer` reads everything, `operator` also drains and \
-                       probes experts, moves weights and pins them, checks bundles, reports outcomes and tries prompts, `admin` changes \
+                       probes experts, moves weights, pins and borrows them, checks bundles, reports outcomes and tries prompts, `admin` changes \
                        everything; `x-required-role` of an operation names the one it needs.",
         license(name = "Apache-2.0")
     ),

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use crate::app::App;
+use crate::app::{App, Role};
 use crate::error::ApiError;
 use crate::metrics::exposition::{Format, exposition};
 
@@ -17,13 +17,21 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// 200 when traffic is welcome: configuration and router model are loaded, and no drain has begun.
+/// 200 when traffic is welcome: configuration and router model are loaded, pools of another process are known, and no
+/// drain has begun.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.ready.get() {
-        (StatusCode::OK, "ready\n").into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n").into_response()
+    let unwelcome = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    if !app.ready.get() {
+        return unwelcome("not ready: starting or draining\n");
     }
+    if !app.pipeline.pools.are_known() {
+        return unwelcome("not ready: the owner of the pools has not said yet which experts it has\n");
+    }
+    let ready = match app.role {
+        Role::All | Role::Gateway => "ready\n",
+        Role::Tiers => "ready: owns pools, and has no data plane\n",
+    };
+    (StatusCode::OK, ready).into_response()
 }
 
 /// A summary for people and dashboards.
@@ -44,6 +52,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Json<serde_json::Valu
     Json(json!({
         "status": if app.ready.get() { "ready" } else { "not_ready" },
         "version": env!("CARGO_PKG_VERSION"),
+        "role": app.role,
         "experts": view.desired.experts.len(),
         "routes": view.desired.routes.len(),
         "router": router,

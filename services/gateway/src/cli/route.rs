@@ -1,7 +1,7 @@
 //! `guildhall route`: a decision without a gateway.
 
 use super::{ConfigArgs, Failure, ort_dylib_path, say, say_json};
-use crate::app::{App, World};
+use crate::app::{App, Role, World};
 use crate::decision::Reading;
 
 /// Arguments of `route`.
@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut config = args.config.load()?;
     let scratch = std::env::temp_dir().join(format!("guildhall-route-{}.redb", std::process::id()));
     config.store.path.clone_from(&scratch);
-    let world = World { ort_dylib_path: ort_dylib_path(), seed: 0, token_bytes: [0; 24] };
+    let world = World { ort_dylib_path: ort_dylib_path(), seed: 0, token_bytes: [0; 24], role: Role::All };
     let app = App::build(config, &world);
     let _ = std::fs::remove_file(&scratch);
     let app = app?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::{ConfigArgs, Failure, ort_dylib_path, say};
-use crate::app::{App, World};
+use crate::app::{App, Role, World};
 use crate::lifecycle::{Listeners, run as run_lifecycle};
 
 /// Arguments of `serve`.
@@ -13,6 +13,9 @@ use crate::lifecycle::{Listeners, run as run_lifecycle};
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Which parts run in this process.
+    #[arg(long, value_enum, default_value_t, value_name = "ROLE")]
+    role: Role,
 }
 
 /// Runs the gateway until it is told to stop.
@@ -28,15 +31,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         ort_dylib_path: ort_dylib_path(),
         seed: u64::from_le_bytes(seed.try_into().unwrap_or_default()),
         token_bytes: token.try_into().unwrap_or([0; 24]),
+        role: args.role,
     };
     let demo = args.config.config.is_none();
     let app = App::build(config, &world)?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let config = app.current.config();
-        let listeners = Listeners::bind(config.data.listen, config.admin.listen)
-            .await
-            .map_err(|e| Failure::Other(e.into()))?;
+        let data = (args.role != Role::Tiers).then_some(config.data.listen);
+        let listeners =
+            Listeners::bind(data, config.admin.listen).await.map_err(|e| Failure::Other(e.into()))?;
         announce(&app, &listeners, demo)?;
         run_lifecycle(Arc::new(app), listeners, args.config.config.clone()).await?;
         Ok(())
@@ -58,14 +62,21 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn announce(app: &App, listeners: &Listeners, demo: bool) -> Result<(), Failure> {
     let (data, admin) = listeners.addresses()?;
     let scheme = |tls: &Option<_>| if tls.is_some() { "https" } else { "http" };
-    let data = format!("{}://{data}", scheme(&app.tls.data));
     let admin = format!("{}://{admin}", scheme(&app.tls.admin));
     say(format!("guildhall {} is listening", env!("CARGO_PKG_VERSION")))?;
-    say(format!("  chat    {data}/v1"))?;
+    let data = data.map(|data| format!("{}://{data}", scheme(&app.tls.data)));
+    if let Some(data) = &data {
+        say(format!("  chat    {data}/v1"))?;
+    }
     say(format!("  admin   {admin}/admin/v1"))?;
     if let Some(token) = &app.new_token {
         say(format!("  admin token, shown this once: {}", token.expose()))?;
     }
+    let Some(data) = data else {
+        let name = |pool: &tiers::owner::Pool| pool.id().to_string();
+        let pools: Vec<_> = app.pipeline.pools.all().iter().map(name).collect();
+        return say(format!("  pools   {} (no data plane; gateways use them)", pools.join(", ")));
+    };
     let view = app.pipeline.catalog.view();
     match &view.router.encoder {
         Some(encoder) => {

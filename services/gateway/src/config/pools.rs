@@ -13,6 +13,9 @@ use crate::problem::Problem;
 /// What a batch is taken to last until some were measured.
 const BATCH_US: u64 = 1_000_000;
 
+/// What stands beside the names of pools in paths of the admin API.
+const RESERVED: [&str; 2] = ["leases", "outlook"];
+
 /// Experts that share one accelerator, of which not all fit at a time. Docs: docs/residency.md.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +205,10 @@ pub(super) fn problems(pools: &[PoolConfig]) -> Vec<Problem> {
     for (i, pool) in pools.iter().enumerate() {
         let place = format!("pools[{i}]");
         problems.extend(pool.problems().into_iter().map(|problem| problem.below(&place)));
+        if RESERVED.contains(&pool.id.as_str()) {
+            let message = format!("`{}` means something else in the admin API; give another name", pool.id);
+            problems.push(Problem::at(format!("{place}.id"), message));
+        }
         if pools[..i].iter().any(|other| other.id == pool.id) {
             problems.push(Problem::at(format!("{place}.id"), format!("pool `{}` is defined twice", pool.id)));
         }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
 
 use experts::{CallError, CallErrorKind, Expert};
-use tiers::owner::{Ask, Denied, Found, Held, Why};
+use tiers::owner::{Ask, Denied, Found, Why};
 use tokio::time::Instant;
 
 use super::decode::Decoded;
@@ -13,6 +13,7 @@ use super::route::Trace;
 use super::{Pipeline, micros};
 use crate::decision::{Attempt, Residency};
 use crate::error::{ApiError, ErrorKind, whole_seconds};
+use crate::residency::Lease;
 
 impl Pipeline {
     /// Waits until an expert is where it answers from; `None` for one that is in no pool.
@@ -24,8 +25,8 @@ impl Pipeline {
         expert: &Expert,
         request: &Decoded,
         trace: &mut Trace,
-    ) -> Result<Option<Held>, ApiError> {
-        let Some(pool) = self.pools.of(expert.id()) else { return Ok(None) };
+    ) -> Result<Option<Lease>, ApiError> {
+        let Some(keeper) = self.pools.keeper(expert.id()) else { return Ok(None) };
         let ask = Ask {
             expert: expert.id(),
             tenant: tenant(trace),
@@ -34,10 +35,12 @@ impl Pipeline {
         };
         let began = Instant::now();
         // Boxed: most requests have nothing to wait for here, and should not carry the room for it.
-        match Box::pin(pool.acquire(ask)).await {
-            Ok(held) => {
-                note(trace, held.found(), held.waited());
-                Ok(Some(held))
+        match Box::pin(keeper.acquire(ask)).await {
+            Ok(lease) => {
+                if let Some(lease) = &lease {
+                    note(trace, lease.found(), lease.waited());
+                }
+                Ok(lease)
             }
             Err(denied) => {
                 let mut attempt = Attempt::new(expert.id().clone());
@@ -54,8 +57,8 @@ impl Pipeline {
         if matches!(error.kind(), CallErrorKind::Request | CallErrorKind::Untranslatable) {
             return;
         }
-        if let Some(pool) = self.pools.of(expert.id()) {
-            pool.suspect(expert.id());
+        if let Some(keeper) = self.pools.keeper(expert.id()) {
+            keeper.suspect(expert.id());
         }
     }
 }
@@ -77,7 +80,9 @@ fn refusal(expert: &Expert, denied: &Denied) -> ApiError {
     let id = expert.id();
     let kind = match denied.why {
         Why::Full | Why::Draining | Why::Stopped => ErrorKind::Overloaded,
-        Why::Deadline | Why::Unavailable | Why::NoRoom | Why::NotHere => ErrorKind::NoHealthyBackend,
+        Why::Deadline | Why::Unavailable | Why::NoRoom | Why::NotHere | Why::NoOwner => {
+            ErrorKind::NoHealthyBackend
+        }
     };
     let mut error = ApiError::new(kind, format!("the expert `{id}` cannot answer now: {}", denied.why));
     error.retry_after = Some(whole_seconds(denied.retry_after));

@@ -14,7 +14,6 @@ use http::header;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use prometheus_client::metrics::gauge::Gauge;
-use tiers::owner::Held;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::compressed::{self, Coding};
@@ -23,6 +22,7 @@ use super::route::{Target, Trace};
 use super::{Context, Pipeline, now_ms};
 use crate::catalog::View;
 use crate::error::{ApiError, ErrorKind, whole_seconds};
+use crate::residency::Lease;
 
 /// Tokens that an answer is expected to have when the request sets no bound.
 const USUAL_ANSWER: u64 = 256;
@@ -38,7 +38,7 @@ pub(super) struct Hold {
     expert: Option<(Permit, Sample)>,
     reservation: Option<Reservation>,
     /// Keeps the weights of the expert that answers where they are.
-    pub(super) lease: Option<Held>,
+    pub(super) lease: Option<Lease>,
 }
 
 impl Hold {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use admission::Priority;
 use axum::body::Body;
 use experts::Operation;
-use gateway::app::{App, World};
+use gateway::app::{App, Role, World};
 use gateway::config;
 use gateway::pipeline::{Front, Pipeline};
 use http::Request;
@@ -80,7 +80,7 @@ pub(crate) fn gateway(text: &str, folder: &std::path::Path, seed: u64) -> App {
         folder.join("store.redb").display()
     );
     let config = config::parse(&text, &|_| None).unwrap();
-    let world = World { ort_dylib_path: None, seed, token_bytes: [0; 24] };
+    let world = World { ort_dylib_path: None, seed, token_bytes: [0; 24], role: Role::All };
     App::build(config, &world).unwrap()
 }
 

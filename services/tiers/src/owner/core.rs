@@ -41,6 +41,8 @@ pub(super) struct Core {
     pub(super) probes: Vec<ProbeMark>,
     pub(super) records: RecordLog,
     pub(super) draining: bool,
+    /// How long what was ready before the start is kept.
+    pub(super) settle_us: u64,
     stopped: bool,
     /// For requests that left at the moment when they were served.
     undelivered: Vec<Held>,
@@ -71,6 +73,8 @@ pub(super) struct Mark {
     begun: Option<Begun>,
     /// When it was last removed from where it answers.
     removed_us: Option<u64>,
+    /// Whether a driver has said where it is since the start.
+    pub(super) found: bool,
     /// A promotion of what nobody knows the place of is tried, or will be again then.
     pub(super) repair: Repair,
 }
@@ -141,6 +145,7 @@ impl Core {
             probes: vec![ProbeMark::default(); drivers],
             records: RecordLog::default(),
             draining: false,
+            settle_us: 0,
             stopped: false,
             undelivered: Vec::new(),
             task_wakes_us: 0,

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
+use routing::ExpertId;
+
 use super::watch::Found;
-use crate::residency::Lease;
+use super::{Pool, Shared};
+use crate::residency::{Lease, Phase};
 
 /// An expert that is ready, and stays where it is until this is dropped.
 pub struct Held {
@@ -37,6 +39,38 @@ impl std::fmt::Debug for Held {
             .field("waited", &self.waited)
             .field("found", &self.found)
             .finish_non_exhaustive()
+    }
+}
+
+/// Why an expert is not held for a request that is under way already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHeld {
+    /// It is not ready, or not in this pool: it may be gone from where the request found it.
+    Gone,
+    /// Nobody knows yet where it is; ask again soon.
+    Unknown,
+}
+
+impl Pool {
+    /// Holds an expert for a request that is under way already: its lease was with an owner that is gone, or ran out.
+    /// Waits for nothing, and loads nothing.
+    ///
+    /// # Errors
+    /// [`NotHeld`].
+    pub fn take_back(&self, expert: &ExpertId) -> Result<Held, NotHeld> {
+        let shared = &self.shared;
+        let index = *shared.by_id.get(expert).ok_or(NotHeld::Gone)?;
+        shared.with(|core, now_us| match core.state.take_back(now_us, index) {
+            Ok(lease) => Ok(Held::new(Batch::new(shared, lease), 0, Found::Hot)),
+            Err(_) if core.state.phase(index) == Some(&Phase::Unknown) => Err(NotHeld::Unknown),
+            Err(_) => Err(NotHeld::Gone),
+        })
+    }
+
+    /// Removes nothing for this long that a driver finds ready when it is first asked: requests of other processes
+    /// may be using it since before this start. To be called before [`Pool::run`].
+    pub fn settle(&self, patience: Duration) {
+        self.shared.lock().settle_us = patience.as_micros() as u64;
     }
 }
 

@@ -4,7 +4,7 @@ use super::Shared;
 use super::core::{Core, Job, Repair, Task};
 use super::watch::Event;
 use crate::driver::{DriverError, Evidence, Inventory, Placed, Residence};
-use crate::residency::{ExpertIndex, Generation, Phase, Tier};
+use crate::residency::{ExpertIndex, Generation, Phase, Pin, Tier};
 
 /// From the end of a probe to the next, where something is wrong.
 const SOON_US: u64 = 1_000_000;
@@ -211,6 +211,17 @@ impl Core {
             spec.bytes.range(nearest..).map(|(tier, declared)| (*tier, bytes(*tier, *declared))).collect();
         // The tiers are the expert's own.
         let _taken = self.state.probed(now_us, expert, &copies);
+        self.settle(now_us, expert);
+    }
+
+    /// Keeps what is found ready after the start for a while: whoever used it before may come back for it.
+    fn settle(&mut self, now_us: u64, expert: ExpertIndex) {
+        let known = std::mem::replace(&mut self.marks[expert.0 as usize].found, true);
+        if !known && self.settle_us > 0 && self.state.is_hot(expert) && self.state.pinned(expert) == Pin::None
+        {
+            // The expert is one of the pool.
+            let _pinned = self.state.pin(expert, Pin::Soft { until_us: now_us + self.settle_us });
+        }
     }
 
     /// A server removed an expert by itself.

@@ -2,6 +2,7 @@
 
 mod basics;
 mod faults;
+mod lent;
 mod orders;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use routing::ExpertId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::driver::ErrorKind;
 use crate::residency::{Cause, Reason, RefusedFor, Tier};
@@ -87,7 +87,7 @@ pub enum Event<'a> {
 }
 
 /// Where an expert was when a request for it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
     /// Ready.
@@ -137,7 +137,7 @@ impl fmt::Display for Outcome {
 }
 
 /// Why a request does not get its expert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// The pool has no such expert.
@@ -154,6 +154,8 @@ pub enum Why {
     Draining,
     /// The pool has stopped.
     Stopped,
+    /// The pool is owned by another process, which does not answer.
+    NoOwner,
 }
 
 impl Why {
@@ -167,6 +169,7 @@ impl Why {
             Self::NoRoom => "no_room",
             Self::Draining => "draining",
             Self::Stopped => "stopped",
+            Self::NoOwner => "no_owner",
         }
     }
 }
@@ -181,6 +184,7 @@ impl fmt::Display for Why {
             Self::NoRoom => "what is pinned leaves no room for its weights",
             Self::Draining => "its pool is being emptied",
             Self::Stopped => "its pool has stopped",
+            Self::NoOwner => "the owner of its pool does not answer",
         })
     }
 }

@@ -119,6 +119,8 @@ impl Api {
             export: std::sync::Mutex::new(None),
             tls: PlanesTls::default(),
             ready: Arc::new(Ready::default()),
+            role: crate::app::Role::All,
+            lender: None,
         });
         Self { router: crate::admin::router(app.clone()), app }
     }

@@ -83,6 +83,7 @@ async fn every_operation_asks_for_its_role() {
     }
     operators.sort_unstable();
     let expected = [
+        "acquireLease",
         "demoteExpert",
         "drainExpert",
         "drainPool",
@@ -92,7 +93,10 @@ async fn every_operation_asks_for_its_role() {
         "probeExpert",
         "promoteExpert",
         "reconcilePool",
+        "releaseLease",
+        "renewLeases",
         "resumePool",
+        "suspectExpert",
         "undrainExpert",
         "unpinExpert",
         "validateBundle",

@@ -93,6 +93,22 @@ impl State {
         Ok(Lease { expert, since_us: now_us })
     }
 
+    /// Keeps an expert where it is for a batch that was let in before: by an owner that is gone, or under a lease that
+    /// ran out. It is under way already, so that neither executors nor a drain keep it out.
+    ///
+    /// # Errors
+    /// [`Conflict::Phase`] where the expert is not ready.
+    pub fn take_back(&mut self, now_us: u64, expert: ExpertIndex) -> Result<Lease, Conflict> {
+        let entry = self.entry(expert)?;
+        if !matches!(entry.phase, Phase::Hot | Phase::Draining) {
+            return Err(Conflict::Phase);
+        }
+        entry.leases += 1;
+        entry.used_us = now_us;
+        self.running += 1;
+        Ok(Lease { expert, since_us: now_us })
+    }
+
     /// Takes a lease back: the batch has ended, however it did.
     pub fn release(&mut self, now_us: u64, lease: &Lease) {
         let Some(entry) = self.experts.get_mut(lease.expert.at()) else { return };
