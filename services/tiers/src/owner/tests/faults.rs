@@ -3,6 +3,7 @@
 mod engines;
 mod lora;
 mod models;
+mod random;
 
 use serde_json::{Value, json};
 
