@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 fine, 2 bad usage or configuration, 1 anything else.
 
+mod adapter;
 mod admin_client;
 mod check_config;
 mod doctor;
@@ -54,6 +55,9 @@ enum Command {
     Bundles(Box<admin_client::bundles::Args>),
     /// List, add and remove the past prompts that policy `knn` of a running gateway looks at.
     Memory(Box<admin_client::memory::Args>),
+    /// Make LoRA adapters smaller, with loss, and turn them back.
+    #[command(subcommand)]
+    Adapter(adapter::Adapter),
     /// Train parts of the router.
     #[command(subcommand)]
     Train(train::Train),
@@ -130,6 +134,7 @@ pub fn run() -> ExitCode {
         Command::Teams(args) => admin_client::teams::run(&args),
         Command::Bundles(args) => admin_client::bundles::run(&args),
         Command::Memory(args) => admin_client::memory::run(&args),
+        Command::Adapter(command) => adapter::run(&command),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
         Command::Sim(command) => sim::run(&command),
