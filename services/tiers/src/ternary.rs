@@ -1,4 +1,4 @@
-//! Adapters as signs: a copy of a LoRA adapter that is an eighth to a fifteenth of its size, with loss.
+//! Adapters as signs: a copy of a LoRA adapter that is a seventeenth of its size in 16 bits, with loss.
 //!
 //! Of each tensor the share `density` of the entries with the largest magnitudes is kept, as a sign each, times one
 //! scale for the tensor. That is the idea of `ComPEFT` (Yadav, Choshen, Raffel and Bansal, arXiv:2311.13171). There the

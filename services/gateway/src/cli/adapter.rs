@@ -12,7 +12,7 @@ use super::{Failure, say, say_json};
 /// `guildhall adapter ...`
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Adapter {
-    /// Keep of each tensor the largest entries as signs, times one scale: an eighth to a fifteenth of the size, with
+    /// Keep of each tensor the largest entries as signs, times one scale: a seventeenth of the size in 16 bits, with
     /// loss. Measure the expert's answers with it before it serves.
     Compress(CompressArgs),
     /// Turn a copy back into an adapter that engines load.
