@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod adapter;
 mod admin;
 mod bad_input;
 mod bundles;

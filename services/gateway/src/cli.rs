@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 fine, 2 bad usage or configuration, 1 anything else.
 
+mod adapter;
 mod admin_client;
 mod check_config;
 mod doctor;
@@ -56,6 +57,9 @@ enum Command {
     Memory(Box<admin_client::memory::Args>),
     /// Show and move the weights of experts that share an accelerator, of a running gateway.
     Tiers(Box<admin_client::tiers::Args>),
+    /// Make LoRA adapters smaller, with loss, and turn them back.
+    #[command(subcommand)]
+    Adapter(adapter::Adapter),
     /// Train parts of the router.
     #[command(subcommand)]
     Train(train::Train),
@@ -133,6 +137,7 @@ pub fn run() -> ExitCode {
         Command::Bundles(args) => admin_client::bundles::run(&args),
         Command::Memory(args) => admin_client::memory::run(&args),
         Command::Tiers(args) => admin_client::tiers::run(&args),
+        Command::Adapter(command) => adapter::run(&command),
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(&command),
         Command::Sim(command) => sim::run(&command),

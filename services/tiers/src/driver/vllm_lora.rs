@@ -1,4 +1,7 @@
+mod copies;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use http::StatusCode;
@@ -10,7 +13,10 @@ use tokio::time::Instant;
 use super::{Control, Step};
 use crate::residency::Tier;
 use crate::server::endpoint::{Endpoint, Network, Server};
-use crate::server::report::{Caps, DriverError, Evidence, Inventory, Outcome, Placed, Residence, Scope};
+use crate::server::report::{
+    Caps, DriverError, ErrorKind, Evidence, Inventory, Outcome, Placed, Residence, Scope,
+};
+use copies::Copies;
 
 /// Adapters of a vLLM engine with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`.
 ///
@@ -38,6 +44,12 @@ pub struct Adapter {
     /// Its folder, as the engine sees it. New weights need a new name: under the old one the engine would answer
     /// from a cache of the old weights.
     pub path: String,
+    /// A copy that `guildhall adapter compress` made. The adapter then rests as this file: it is expanded into `path`
+    /// before the engine loads it, and `path` is removed when the engine has let it go. So `path` must be a folder of
+    /// its own, which need not exist, under the same absolute path here and for the engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub compressed: Option<PathBuf>,
 }
 
 pub(super) struct VllmLora {
@@ -45,6 +57,7 @@ pub(super) struct VllmLora {
     config: VllmLoraConfig,
     /// Who was brought to a slot.
     slots: Mutex<BTreeSet<ExpertId>>,
+    copies: Copies,
 }
 
 impl VllmLora {
@@ -56,7 +69,8 @@ impl VllmLora {
             )));
         }
         let endpoint = Endpoint::new(&config.server, network)?;
-        Ok(Self { endpoint, config, slots: Mutex::default() })
+        let copies = Copies::new(&config.adapters)?;
+        Ok(Self { endpoint, config, slots: Mutex::default(), copies })
     }
 
     fn adapter(&self, expert: &ExpertId) -> Result<&Adapter, DriverError> {
@@ -66,6 +80,19 @@ impl VllmLora {
 
     fn with_slots<T>(&self, what: impl FnOnce(&mut BTreeSet<ExpertId>) -> T) -> T {
         what(&mut self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has the engine load an adapter, which is expanded before where it rests compressed.
+    async fn load(&self, expert: &ExpertId, adapter: &Adapter, deadline: Instant) -> Result<(), DriverError> {
+        self.copies.expand(expert, deadline).await?;
+        let registered = self.register(adapter, deadline).await;
+        if let Err(error) = &registered
+            && error.kind != ErrorKind::HalfDone
+            && let Err(left) = self.copies.discard(expert, deadline).await
+        {
+            tracing::warn!(expert.id = %expert, error = %left, "an expanded adapter is left that no engine loaded");
+        }
+        registered
     }
 
     async fn register(&self, adapter: &Adapter, deadline: Instant) -> Result<(), DriverError> {
@@ -86,7 +113,7 @@ impl Control for VllmLora {
             tiers: vec![Tier::Slot, Tier::Dram, Tier::Disk],
             scope: Scope::Expert,
             exclusive: false,
-            measures: false,
+            measures: !self.copies.is_empty(),
         }
     }
 
@@ -117,7 +144,9 @@ impl Control for VllmLora {
             () => Placed::new(Residence::In(Tier::Dram), Evidence::Assumed),
         };
         let experts = self.config.adapters.keys().map(|id| (id.clone(), placed(id))).collect();
-        Ok(Inventory { experts, strangers, free_bytes: None })
+        let mut inventory = Inventory { experts, strangers, free_bytes: None };
+        self.copies.weigh(&mut inventory, deadline).await;
+        Ok(inventory)
     }
 
     async fn promote(&self, step: Step<'_>) -> Result<Outcome, DriverError> {
@@ -144,7 +173,7 @@ impl Control for VllmLora {
                     self.config.max_cpu_loras
                 )));
             }
-            self.register(adapter, step.deadline).await?;
+            self.load(step.expert, adapter, step.deadline).await?;
         }
         if step.to == Tier::Slot {
             let token = json!({"model": adapter.name, "prompt": "a", "max_tokens": 1});
@@ -164,6 +193,10 @@ impl Control for VllmLora {
         let adapter = self.adapter(step.expert)?;
         let placed = self.probe(step.deadline).await?.placed(step.expert);
         if matches!(placed.residence, Residence::In(tier) if tier >= step.to) {
+            if placed.residence == Residence::In(Tier::Disk) {
+                // The engine ended before, or a load was given up half way.
+                self.copies.discard(step.expert, step.deadline).await?;
+            }
             return Ok(Outcome::at(placed));
         }
         if step.to == Tier::Disk {
@@ -179,6 +212,10 @@ impl Control for VllmLora {
         let after = self.probe(step.deadline).await.map_err(DriverError::after_a_change)?;
         match after.placed(step.expert) {
             placed if matches!(placed.residence, Residence::In(tier) if tier >= step.to) => {
+                if placed.residence == Residence::In(Tier::Disk) {
+                    let discarded = self.copies.discard(step.expert, step.deadline).await;
+                    discarded.map_err(DriverError::after_a_change)?;
+                }
                 Ok(Outcome::at(placed))
             }
             _ => Err(DriverError::half_done(format!("the engine still lists {:?}", adapter.name))),

@@ -2,6 +2,8 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+mod copies;
+
 use super::super::{DriverSpec, ErrorKind};
 use super::*;
 
