@@ -57,7 +57,7 @@ proptest! {
             if *copy == 0.0 {
                 prop_assert!(value.abs() <= least);
             } else {
-                prop_assert_eq!(value.signum(), copy.signum());
+                prop_assert_eq!(value.is_sign_negative(), copy.is_sign_negative());
             }
         }
     }

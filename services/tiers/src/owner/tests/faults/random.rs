@@ -22,12 +22,14 @@ impl Chance {
     }
 }
 
+/// A state, and which it becomes when.
+type Course = (&'static str, Option<(Instant, &'static str)>);
+
 /// A Triton server with what is really there, and what must not be removed.
 struct Flaky {
     chance: Chance,
     faults: bool,
-    /// State, and which it becomes when.
-    models: BTreeMap<String, (&'static str, Option<(Instant, &'static str)>)>,
+    models: BTreeMap<String, Course>,
     /// Requests that use an expert, and operators that keep one, since the last restart.
     kept: BTreeMap<String, u32>,
     restarts: u32,
@@ -123,7 +125,7 @@ fn client(world: &World, server: &Server, chance: &Chance) -> JoinHandle<()> {
     tokio::spawn(async move {
         let expert = id(name);
         let deadline = patience.map(|patience| Instant::now() + patience);
-        let served = async {
+        let visit = async {
             if let Ok(held) = pool.acquire(Ask { expert: &expert, tenant: 0, session: None, deadline }).await
             {
                 let since = server.lock().unwrap().keep(name);
@@ -133,7 +135,7 @@ fn client(world: &World, server: &Server, chance: &Chance) -> JoinHandle<()> {
             }
         };
         match leaves {
-            None => served.await,
+            None => visit.await,
             // One that leaves while it is served gives its expert back, too, and that is counted by its end.
             Some(ms) => {
                 let waiting = pool.acquire(Ask { expert: &expert, tenant: 0, session: None, deadline });
@@ -146,7 +148,7 @@ fn client(world: &World, server: &Server, chance: &Chance) -> JoinHandle<()> {
 /// An operator does something to an expert.
 fn operator(world: &World, server: &Server, chance: &Chance) -> Option<JoinHandle<()>> {
     let (pool, expert) = (world.pool.clone(), id(NAMES[chance.below(6) as usize]));
-    let patience = Duration::from_secs(60);
+    let patience = Duration::from_mins(1);
     match chance.below(5) {
         // Whoever unpins first unpins for all.
         2 if !server.lock().unwrap().pinned.insert(expert.to_string()) => None,
@@ -209,7 +211,7 @@ async fn storm(seed: u64) {
     }
     server.lock().unwrap().faults = false;
     for one in under_way {
-        let ended = tokio::time::timeout(Duration::from_secs(600), one).await;
+        let ended = tokio::time::timeout(Duration::from_mins(10), one).await;
         ended
             .unwrap_or_else(|_| panic!("seed {seed}: somebody waits for ever: {:#?}", world.pool.status()))
             .unwrap();
@@ -230,7 +232,7 @@ async fn storm(seed: u64) {
     );
     // Whatever happened, everybody can be had again.
     for name in NAMES {
-        drop(world.within(name, Duration::from_secs(60)).await.unwrap());
+        drop(world.within(name, Duration::from_mins(1)).await.unwrap());
     }
     world.end().await;
 }
