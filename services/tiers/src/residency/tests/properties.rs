@@ -8,6 +8,7 @@ struct Case {
     sizes_gb: Vec<u64>,
     hbm_gb: u64,
     executors: u32,
+    channels: u32,
     frees_at_once: bool,
     order: Order,
     pinned: Option<usize>,
@@ -24,7 +25,7 @@ fn case() -> impl Strategy<Value = Case> {
     (
         prop::collection::vec(1..=LARGEST_GB, 3..9),
         3 * LARGEST_GB..4 * LARGEST_GB,
-        1..=2_u32,
+        (1..=2_u32, 1..=3_u32),
         any::<bool>(),
         prop_oneof![4 => Just(Order::Free), 1 => Just(Order::Kept)],
         prop::option::of(0..3_usize),
@@ -32,11 +33,21 @@ fn case() -> impl Strategy<Value = Case> {
         (4 * SECOND..12 * SECOND, any::<bool>()),
     )
         .prop_map(
-            |(sizes_gb, hbm_gb, executors, frees_at_once, order, pinned, requests, (bound_us, predicts))| {
+            |(
+                sizes_gb,
+                hbm_gb,
+                (executors, channels),
+                frees_at_once,
+                order,
+                pinned,
+                requests,
+                (bound_us, predicts),
+            )| {
                 Case {
                     sizes_gb,
                     hbm_gb,
                     executors,
+                    channels,
                     frees_at_once,
                     order,
                     pinned,
@@ -53,7 +64,7 @@ impl Case {
         let all: u64 = self.sizes_gb.iter().sum();
         PoolSpec {
             tiers: vec![tier(Tier::Hbm, self.hbm_gb), tier(Tier::Dram, all)],
-            links: vec![link(Tier::Dram, Tier::Hbm, 10.0)],
+            links: vec![LinkSpec { concurrency: self.channels, ..link(Tier::Dram, Tier::Hbm, 10.0) }],
             experts: self.sizes_gb.iter().enumerate().map(|(i, gb)| full(&format!("e{i}"), *gb)).collect(),
             policy: Policy {
                 order: self.order,
