@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2e::{Client, Gateway};
 use serde_json::{Value, json};
 
-use crate::support::{ask, fixed, last_body, llm, mock};
+use crate::support::{ask, fixed, last_body, llm, mock, nobody};
 
 #[tokio::test]
 async fn a_chat_is_passed_on_with_only_the_model_replaced() {
@@ -121,9 +121,7 @@ async fn a_constant_and_a_refusal_need_no_upstream() {
 #[tokio::test]
 async fn the_next_candidate_answers_for_one_that_is_gone_or_busy() {
     let (good, busy) = (mock().await, mock().await);
-    let gone = mock().await;
-    let gone_url = gone.url();
-    gone.stop().await;
+    let (_taken, gone_url) = nobody();
     busy.script(vec![mock_expert::Step::always("status:503".parse().unwrap())]);
     let config = format!(
         "experts:\n{}{}{}{}",

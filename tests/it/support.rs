@@ -6,10 +6,19 @@ use std::time::Duration;
 use e2e::{Answer, Client, Gateway, binary, repository};
 use mock_expert::{Mock, Settings};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 /// A mock with default settings that remembers its last requests.
 pub(crate) async fn mock() -> Mock {
     Mock::start(Settings { record: 200, ..Settings::default() }).await.expect("a mock starts")
+}
+
+/// A URL where nobody listens, as long as the socket is kept: its port is taken, so that no other test's server gets it.
+pub(crate) fn nobody() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let url = format!("http://{}/v1", socket.local_addr().unwrap());
+    (socket, url)
 }
 
 /// The configuration of one llm expert.
